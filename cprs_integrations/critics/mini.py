@@ -1,0 +1,135 @@
+"""The critic that ships with the package: a small encoder in int8, on onnxruntime, on any CPU."""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from cprs_integrations.critics.base import Tokens, TokenScores
+from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
+from cprs_integrations.errors import ArgumentError, ModelError
+from cprs_integrations.windows import Ints, Limits, Window
+
+SHIPPED = Path(__file__).parent / "mini"
+_FILES = ("model.onnx", "tokenizer.json")
+_AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
+
+
+class MiniCritic:
+    """A cross-encoder that reads `[CLS] instruction [SEP] query [SEP] text` and tags every token of the text.
+
+    One unpadded window is one call: int8 activations are scaled over all that is in a call, so a batch would make scores
+    depend on their neighbours. Calls of several windows run in parallel instead.
+
+    Args:
+        session: the network: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4].
+        tokenizer: of the network.
+        config: the model folder's config.json.
+        threads: windows scored at once; None: one a core that this process may use.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, config: dict[str, Any], threads: int | None = None
+    ) -> None:
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
+        self._session, self._tokenizer = session, tokenizer
+        self._threads = threads or _cores()
+        self.threshold = float(config["threshold"])
+        self.limits = Limits(config["window"], config["longest"], config["margin"])
+        self._classify, self._separate = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        self.separator: Ints = np.array([self._separate], dtype=np.int32)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path | None = None, *, device: str | None = None, threads: int | None = None
+    ) -> "MiniCritic":
+        """Load the shipped critic, or a folder that the training exported.
+
+        Raises:
+            ModelError: a file is missing, damaged or not of such a critic.
+            ArgumentError: a device other than the CPU, or a wrong number of threads.
+        """
+        if device not in (None, "cpu"):
+            raise ArgumentError(f"device={device!r}: this critic runs on the CPU; leave device out")
+        path = SHIPPED if folder is None else Path(folder)
+        config = _checked(path, "reinstall it: pip install --force-reinstall --no-deps cprs_integrations"
+                          if folder is None else "export or copy the model again")  # fmt: skip
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+            tokenizer = plain_tokenizer((path / "tokenizer.json").read_text(encoding="utf-8"))
+        except Exception as error:
+            raise ModelError(f"{path}: the model cannot be read ({error}); export or copy it again") from error
+        return cls(session, tokenizer, config, threads)
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize texts one by one; "[SEP]" in a text is five plain characters."""
+        return tokenize(self._tokenizer, texts)
+
+    def encode_prompt(self, instruction: str, query: str) -> Ints:
+        """Return the ids of `[CLS] instruction [SEP] query [SEP]`."""
+        both = self.encode([instruction, query])
+        middle = int(both.counts[0])
+        ids = [self._classify, *both.ids[:middle], self._separate, *both.ids[middle:], self._separate]
+        return np.array(ids, dtype=np.int32)
+
+    def score(self, windows: Iterable[Window]) -> Iterator[TokenScores]:
+        """Score windows in parallel, in order, reading only a few ahead."""
+        with ThreadPoolExecutor(self._threads, "cprs-mini") as pool:
+            running: deque[Future[npt.NDArray[np.float32]]] = deque()
+            try:
+                for window in windows:
+                    running.append(pool.submit(self._bioe, window))
+                    if len(running) >= _AHEAD * self._threads:
+                        yield TokenScores(running.popleft().result())
+                while running:
+                    yield TokenScores(running.popleft().result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _bioe(self, window: Window) -> npt.NDArray[np.float32]:
+        prompt = window.prompt.ids
+        ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
+        (bioe,) = self._session.run(["bioe"], {"ids": ids[None]})
+        scored: npt.NDArray[np.float32] = bioe[0, len(prompt) + window.rows]
+        return scored
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(folder: Path, repair: str) -> dict[str, Any]:
+    """Read config.json, and hold every file against its hash in there."""
+    config_path = folder / "config.json"
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{config_path} is missing; {repair}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config_path} cannot be read ({error}); {repair}") from error
+    if not isinstance(config, dict) or config.get("critic") != "mini":
+        raise ModelError(f'{config_path} is not of a critic of this package (no "critic": "mini"); give another folder')
+    missing = {"files", "threshold", "window", "longest", "margin"} - config.keys()
+    if missing:
+        raise ModelError(f"{config_path} lacks {', '.join(sorted(missing))}; {repair}")
+    for name in _FILES:
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{path} is missing; {repair}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != config["files"].get(name):
+                raise ModelError(f"{path} is damaged: its SHA-256 is not the one in config.json; {repair}")
+    return config

@@ -1,0 +1,20 @@
+"""Instructions by name, in the plain words that a critic reads. Any other text is an instruction as it stands."""
+
+DEFAULT = "sentences that help to answer the query"
+"""What is asked of the critic when no instruction is given."""
+
+INSTRUCTIONS = {
+    "keywords": "Mark only the words or short phrases that answer the query: names, numbers, dates, terms.",
+    "sentences": "Mark every whole sentence that helps to answer the query.",
+    "paragraphs": "Mark every whole paragraph or section that deals with the query.",
+    "needles": "Mark the sentences or lines that state the facts, values or keys which the query asks for.",
+    "chains": "Mark every line of the chain of assignments that leads to the variables of the query.",
+}
+"""Named instructions: `instruction="keywords"` is short for the sentence behind that name."""
+
+
+def resolve(instruction: str | None) -> str:
+    """Return the text of a named instruction, the default for None, and any other text unchanged."""
+    if instruction is None:
+        return DEFAULT
+    return INSTRUCTIONS.get(instruction, instruction)

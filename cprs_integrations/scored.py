@@ -1,0 +1,208 @@
+"""Scored contexts: what the critic said of every token, from which any number of selections can be made."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cprs_integrations.context import LongContext
+from cprs_integrations.ledger import Ledger
+from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, Stats
+from cprs_integrations.selection import (
+    Bounds,
+    Candidates,
+    Closeup,
+    Granularity,
+    TokenCounter,
+    check_granularity,
+    choose,
+)
+from cprs_integrations.tags import Floats, Places, TokenSpans, decode, mean_scores
+from cprs_integrations.windows import Ints, Prompt
+
+_GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A context with its scores: 14 bytes a token, and 24 a unit.
+
+    Attributes:
+        context: the documents.
+        prompt: what the critic was asked.
+        threshold: the critic's own, used when a selection has no bound.
+        documents, starts, ends, paragraphs: of each unit; places are those of the whole context.
+        borders: [units + 1] the first token of each unit, and the number of tokens.
+        scores: of each unit, in [0, 1].
+        token_starts, token_ends: of each token, in the whole context.
+        odds: log-odds of each token's being kept.
+        begin, end: P(B) and P(E) of each token, given that it is kept.
+        label: of each token, an index into `labels`; None if the critic names nothing.
+    """
+
+    context: LongContext
+    prompt: Prompt
+    threshold: float
+    granularity: Granularity | None
+    count_tokens: TokenCounter
+    documents: Ints
+    starts: Ints
+    ends: Ints
+    paragraphs: Ints
+    borders: Ints
+    scores: Floats
+    token_starts: Ints
+    token_ends: Ints
+    odds: npt.NDArray[np.float16]
+    begin: npt.NDArray[np.float16]
+    end: npt.NDArray[np.float16]
+    windows: int
+    seconds: dict[str, float]
+    labels: tuple[str, ...] = ()
+    label: npt.NDArray[np.int16] | None = None
+
+    @classmethod
+    def of(cls, ledger: Ledger, **known: Any) -> "Scored":
+        """Close a ledger whose units all have their scores."""
+        borders, tokens = ledger.borders, ledger.token_starts.length
+        scores = ledger.unit_scores()
+        borders.extend(tokens, 1)
+        return cls(
+            **known,
+            documents=ledger.documents.finish(),
+            starts=ledger.starts.finish(),
+            ends=ledger.ends.finish(),
+            paragraphs=ledger.paragraphs.finish(),
+            borders=borders.finish(),
+            scores=scores,
+            token_starts=ledger.token_starts.finish(),
+            token_ends=ledger.token_ends.finish(),
+            odds=ledger.odds.finish(),
+            begin=ledger.begin.finish(),
+            end=ledger.end.finish(),
+            windows=ledger.windows,
+            labels=ledger.labels,
+            label=ledger.label.finish() if ledger.labels else None,
+        )
+
+    def select(
+        self,
+        *,
+        granularity: Granularity | None = None,
+        threshold: float | None = None,
+        max_ratio: float | None = None,
+        max_tokens: int | None = None,
+        token_counter: TokenCounter | None = None,
+        protect: Sequence[str | re.Pattern[str]] = (),
+    ) -> CompressedContext:
+        """Keep the best of the context within bounds; no forward pass is made. Arguments as in `CPRSEngine.compress`.
+
+        Raises:
+            ArgumentError: an argument has a value it cannot have.
+        """
+        check_granularity(granularity)
+        bounds = Bounds(threshold, max_ratio, max_tokens, protect)
+        if bounds.is_open:
+            bounds = Bounds(threshold=self.threshold, protect=bounds.protect)
+        began = time.perf_counter()
+        count_tokens = token_counter or self.count_tokens
+        candidates = self.candidates(granularity or self.granularity)
+        chosen = choose(self.context, candidates, bounds, count_tokens, self._look)
+        documents = tuple(map(CompressedDocument.of, self.context.documents, chosen.spans))
+        text = BLANK_LINE.join(document.text for document in documents if document.text)
+        stats = Stats(
+            original_chars=len(self.context),
+            kept_chars=len(text),
+            original_tokens=self._original_tokens(token_counter),
+            kept_tokens=count_tokens(text),
+            windows=self.windows,
+            seconds={**self.seconds, "select": time.perf_counter() - began},
+            left_out=chosen.left_out,
+        )
+        return CompressedContext(text, documents, stats, self.context, self.prompt.query, self.prompt.instruction)
+
+    def candidates(self, granularity: Granularity | None) -> Candidates:
+        """What a selection can keep: units, groups of units, or the spans that the critic marks."""
+        if granularity == "sentence":
+            return Candidates(self.starts, self.ends, self.scores, self._labels(self.borders[:-1], self.borders[1:]))
+        if granularity in ("paragraph", "document"):
+            fresh = np.diff(self.documents, prepend=-1) != 0
+            if granularity == "paragraph":
+                fresh |= np.diff(self.paragraphs, prepend=-1) != 0
+            heads = np.flatnonzero(fresh)
+            tails = np.append(heads[1:], len(fresh)) - 1 if len(heads) else heads
+            scores = np.maximum.reduceat(self.scores, heads) if len(heads) else self.scores
+            labels = self._labels(self.borders[heads], self.borders[tails + 1])
+            return Candidates(self.starts[heads], self.ends[tails], scores, labels)
+        joined = np.diff(self.documents, prepend=-1) == 0
+        keep = _probability(self.odds)
+        within = granularity == "keyword"
+        spans = decode(keep, self.begin.astype(np.float32), self.borders, joined, within_units=within)
+        spans = self._whole_words(spans)
+        scores = mean_scores(keep, spans)
+        unit = np.searchsorted(self.borders, spans.first, side="right") - 1
+        whole = (spans.first == self.borders[unit]) & (spans.last == self.borders[unit + 1]) if len(unit) else unit == 0
+        scores[whole] = self.scores[unit[whole]]
+        starts, ends = self.token_starts[spans.first], self.token_ends[spans.last - 1]
+        return Candidates(starts, ends, scores, self._labels(spans.first, spans.last))
+
+    def _whole_words(self, spans: TokenSpans) -> TokenSpans:
+        """Widen spans that cut a word; what then overlaps is one span."""
+        first, last = spans.first.tolist(), spans.last.tolist()
+        merged: list[list[int]] = []
+        for low, high in zip(first, last, strict=True):
+            while low > 0 and self._is_glued(low):
+                low -= 1
+            while high < len(self.odds) and self._is_glued(high):
+                high += 1
+            if merged and low < merged[-1][1]:
+                merged[-1][1] = max(high, merged[-1][1])
+            else:
+                merged.append([low, high])
+        places = np.array(merged, dtype=np.int64).reshape(-1, 2)
+        return TokenSpans(places[:, 0], places[:, 1])
+
+    def _is_glued(self, token: int) -> bool:
+        """Whether a word goes on from the token before into this one."""
+        border = int(self.token_starts[token])
+        if border == 0 or self.token_ends[token - 1] < border:
+            return False
+        pair = self.context.slice(border - 1, border) + self.context.slice(border, border + 1)
+        return len(pair) == 2 and pair.isalnum() and max(pair) < _GLUE_BELOW
+
+    def _look(self, start: int, end: int) -> Closeup:
+        low = int(np.searchsorted(self.token_ends, start, side="right"))
+        high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
+        keep = _probability(self.odds[low:high])
+        first, last = np.searchsorted(self.starts, (start, end), side="left")
+        return Closeup(
+            score=float(keep.mean(dtype=np.float64)) if len(keep) else 0.0,
+            units=self.starts[first:last].astype(np.int64),
+            starts=self.token_starts[low:high].astype(np.int64),
+            ends=self.token_ends[low:high].astype(np.int64),
+            keep=keep,
+        )
+
+    def _labels(self, first: Places, last: Places) -> list[str | None] | None:
+        """The most frequent label of each stretch of tokens."""
+        if self.label is None:
+            return None
+        pairs = zip(first.tolist(), last.tolist(), strict=True)
+        return [self.labels[np.bincount(self.label[low:high]).argmax()] for low, high in pairs]
+
+    def _original_tokens(self, token_counter: TokenCounter | None) -> int:
+        if token_counter:
+            return sum(map(token_counter, self.context.documents))
+        return max(len(self.odds), -(-sum(_utf8_length(text) for text in self.context.documents) // 4))
+
+
+def _probability(odds: npt.NDArray[np.floating]) -> Floats:
+    return np.float32(1) / (np.float32(1) + np.exp(-odds.astype(np.float32)))
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

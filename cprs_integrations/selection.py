@@ -1,0 +1,335 @@
+"""Selection: which scored pieces of the documents are kept, under a threshold, a ratio, a token budget.
+
+One budget is shared by all documents. What is counted is what is returned, separators included.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from cprs_integrations.context import LongContext
+from cprs_integrations.errors import ArgumentError
+from cprs_integrations.result import BLANK_LINE, SEPARATOR, LeftOut, Span
+from cprs_integrations.tags import Floats, Places
+from cprs_integrations.units import clauses
+
+Granularity = Literal["keyword", "sentence", "paragraph", "document"]
+TokenCounter = Callable[[str], int]
+
+_MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
+_PATIENCE = 256  # candidates in a row that may fail to fit before the search for smaller ones ends
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What limits a selection.
+
+    Attributes:
+        threshold: candidates below this score are not kept; in [0, 1].
+        max_ratio: upper bound of returned characters to all characters; in (0, 1].
+        max_tokens: upper bound of returned tokens; at least 1.
+        protect: regular expressions whose matches are kept first, whole or not at all.
+
+    Raises:
+        ArgumentError: a value is out of its range, or a pattern does not compile.
+    """
+
+    threshold: float | None = None
+    max_ratio: float | None = None
+    max_tokens: int | None = None
+    protect: Sequence[str | re.Pattern[str]] = ()
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
+            raise ArgumentError(f"threshold must be a number from 0 to 1, not {self.threshold!r}")
+        if self.max_ratio is not None and not (_is_number(self.max_ratio) and 0 < self.max_ratio <= 1):
+            raise ArgumentError(f"max_ratio must be a number above 0 and up to 1, not {self.max_ratio!r}")
+        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
+            raise ArgumentError(f"max_tokens must be a whole number from 1, not {self.max_tokens!r}")
+        if isinstance(self.protect, str | re.Pattern) or not isinstance(self.protect, Sequence):
+            raise ArgumentError(f"protect must be a sequence of regular expressions, not {self.protect!r}")
+        for pattern in self.protect:
+            _compiled(pattern)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing was asked for: the critic's threshold decides."""
+        return self.threshold is None and self.max_ratio is None and self.max_tokens is None
+
+    def matches(self, context: LongContext) -> list[tuple[int, int]]:
+        """Protected stretches of the whole context; matches that overlap are one."""
+        found = sorted(
+            (base + match.start(), base + match.end())
+            for pattern in self.protect
+            for text, base in zip(context.documents, context.starts, strict=False)
+            for match in _compiled(pattern).finditer(text)
+            if match.end() > match.start()
+        )
+        merged: list[tuple[int, int]] = []
+        for start, end in found:
+            if merged and start < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        return merged
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Stretches of the whole context that can be kept: disjoint, in order, each with its score and label."""
+
+    starts: Places
+    ends: Places
+    scores: Floats
+    labels: Sequence[str | None] | None = None
+
+    def label(self, index: int) -> str | None:
+        """Return the label of a candidate, if it has one."""
+        return self.labels[index] if self.labels is not None else None
+
+
+@dataclass(frozen=True)
+class Closeup:
+    """A stretch of the context from near: its score, and its units and tokens with their probabilities.
+
+    Attributes:
+        score: in [0, 1].
+        units: where its units start.
+        starts, ends: where its tokens stand.
+        keep: probability of each token.
+    """
+
+    score: float
+    units: Places
+    starts: Places
+    ends: Places
+    keep: Floats
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Kept spans for each document, and what did not fit."""
+
+    spans: tuple[tuple[Span, ...], ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def check_granularity(granularity: str | None) -> None:
+    """Raise an ArgumentError if there is no such granularity."""
+    if granularity is not None and granularity not in get_args(Granularity):
+        allowed = ", ".join(map(repr, get_args(Granularity)))
+        raise ArgumentError(f"granularity must be None or one of {allowed}, not {granularity!r}")
+
+
+def choose(
+    context: LongContext,
+    candidates: Candidates,
+    bounds: Bounds,
+    count_tokens: TokenCounter,
+    look: Callable[[int, int], Closeup],
+) -> Chosen:
+    """Keep protected matches, then candidates from the best score down, as long as they fit.
+
+    Args:
+        context: the documents.
+        candidates: what can be kept.
+        bounds: what limits it.
+        count_tokens: counts the tokens of a text, for `max_tokens`.
+        look: what stands in a stretch of the context, to rank protected matches and to cut a unit that does not fit.
+    """
+    budget = _Budget(context, bounds, count_tokens)
+    kept = _Kept(context)
+    left_out = []
+    protected = [(start, end, look(start, end).score) for start, end in bounds.matches(context)]
+    protected.sort(key=lambda match: -match[2])
+    for start, end, score in protected:
+        if not budget.admit(kept, start, end, score, None):
+            left_out.append(_left_out(context, start, end, f"protected: {end - start} characters do not fit {budget.name}"))
+    order = np.argsort(-candidates.scores, kind="stable")
+    threshold = np.float32(bounds.threshold if bounds.threshold is not None else 0.0)
+    misses, first = 0, True
+    for index in order.tolist():
+        if candidates.scores[index] < threshold or misses > _PATIENCE or budget.is_spent(kept):
+            break
+        start, end = int(candidates.starts[index]), int(candidates.ends[index])
+        score, label = round(float(candidates.scores[index]), 6), candidates.label(index)
+        if budget.admit(kept, start, end, score, label):
+            misses = 0
+        elif first and not _cut(context, budget, kept, Span(start, end, score, label), look):
+            left_out.append(_left_out(context, start, end, f"the best unit: no part of it fits {budget.name}"))
+            misses += 1
+        else:
+            misses += 1
+        first = False
+    budget.settle(kept)
+    return Chosen(kept.spans(), tuple(left_out))
+
+
+def _cut(context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, look: Callable[[int, int], Closeup]) -> bool:
+    """Keep the best part of a unit that fits: whole sentences if one fits, else clauses, else words, else tokens."""
+    closeup = look(unit.start, unit.end)
+    for borders in (closeup.units, _clauses, _words, closeup.starts):
+        points = borders(context, unit) if callable(borders) else np.unique(borders).tolist()
+        limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
+        while limit > 0 and (best := _best_stretch(context, [*points, unit.end], limit, closeup)):
+            start, end = best
+            if budget.admit(kept, start, end, unit.score, unit.label):
+                return True
+            limit = min(end - start - 1, (end - start) * 3 // 4)
+    return False
+
+
+def _clauses(context: LongContext, unit: Span) -> list[int]:
+    return [unit.start + offset for offset in clauses(context.slice(unit.start, unit.end))]
+
+
+def _words(context: LongContext, unit: Span) -> list[int]:
+    return [unit.start + word.start() for word in _WORD.finditer(context.slice(unit.start, unit.end))]
+
+
+def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: Closeup) -> tuple[int, int] | None:
+    """The stretch from point to point, at most `limit` characters long, whose tokens are worth most."""
+    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
+    worth = sums[np.searchsorted(closeup.ends, points, side="right")]
+    best, found, high = -1.0, None, 0
+    for low in range(len(points) - 1):
+        high = max(high, low)
+        while high + 1 < len(points) and _trimmed_end(context, points[low], points[high + 1]) - points[low] <= limit:
+            high += 1
+        if high > low and worth[high] - worth[low] > best:
+            best, found = float(worth[high] - worth[low]), (points[low], _trimmed_end(context, points[low], points[high]))
+    return found if found and found[1] > found[0] else None
+
+
+def _trimmed_end(context: LongContext, start: int, end: int) -> int:
+    """The end of a stretch without the white space that closes it."""
+    tail = context.slice(max(start, end - _MAX_GAP), end)
+    return end - (len(tail) - len(tail.rstrip()))
+
+
+class _Kept:
+    """Kept stretches, in order and disjoint; neighbours with only white space between them are one."""
+
+    def __init__(self, context: LongContext) -> None:
+        self.context = context
+        self.stretches: list[list[Span]] = [[] for _ in context.documents]
+        self.length = 0
+        self.open_documents = 0
+
+    def merged(self, document: int, new: Span) -> tuple[int, int, Span]:
+        """The stretches `low:high` of a document that `new` joins, and what they become together."""
+        stretches = self.stretches[document]
+        low = bisect_left(stretches, new.start, key=lambda span: span.end)
+        if low and self._touch(stretches[low - 1].end, new.start):
+            low -= 1
+        high = low
+        while high < len(stretches) and (stretches[high].start <= new.end or self._touch(new.end, stretches[high].start)):
+            high += 1
+        joined = (*stretches[low:high], new)
+        best = max(joined, key=lambda span: span.score)
+        return low, high, Span(min(s.start for s in joined), max(s.end for s in joined), best.score, best.label)
+
+    def growth(self, document: int, low: int, high: int, whole: Span) -> int:
+        """Characters by which the returned text grows when stretches `low:high` become `whole`."""
+        replaced = self.stretches[document][low:high]
+        length = whole.end - whole.start - sum(span.end - span.start for span in replaced)
+        if not self.stretches[document]:
+            return length + (len(BLANK_LINE) if self.open_documents else 0)
+        return length + (1 - len(replaced)) * len(SEPARATOR)
+
+    def replace(self, document: int, low: int, high: int, whole: Span) -> None:
+        self.length += self.growth(document, low, high, whole)
+        self.open_documents += not self.stretches[document]
+        self.stretches[document][low:high] = [whole]
+
+    def spans(self) -> tuple[tuple[Span, ...], ...]:
+        """Spans with offsets of their own documents."""
+        return tuple(
+            tuple(Span(span.start - base, span.end - base, span.score, span.label) for span in stretches)
+            for stretches, base in zip(self.stretches, self.context.starts, strict=False)
+        )
+
+    def text(self) -> str:
+        documents = (
+            SEPARATOR.join(self.context.slice(span.start, span.end) for span in stretches)
+            for stretches in self.stretches
+            if stretches
+        )
+        return BLANK_LINE.join(documents)
+
+    def _touch(self, end: int, start: int) -> bool:
+        return end >= start or (start - end <= _MAX_GAP and self.context.slice(end, start).isspace())
+
+
+class _Budget:
+    """What may still be kept. Characters are counted exactly; tokens by the pieces, then settled on the whole text."""
+
+    def __init__(self, context: LongContext, bounds: Bounds, count_tokens: TokenCounter) -> None:
+        self.context = context
+        self.characters = int(len(context) * (bounds.max_ratio if bounds.max_ratio is not None else 1.0))
+        self.max_tokens = bounds.max_tokens
+        self.count_tokens = count_tokens
+        self.tokens = 0
+        self.history: list[tuple[int, Span]] = []
+        limits = [f"max_ratio={bounds.max_ratio}"] * (bounds.max_ratio is not None)
+        limits += [f"max_tokens={bounds.max_tokens}"] * (bounds.max_tokens is not None)
+        self.name = " and ".join(limits) or "the length of the documents"
+
+    def is_spent(self, kept: _Kept) -> bool:
+        return kept.length >= self.characters or (self.max_tokens is not None and self.tokens >= self.max_tokens)
+
+    def characters_left(self, kept: _Kept) -> int:
+        return self.characters - kept.length - (len(BLANK_LINE) if kept.open_documents else 0)
+
+    def admit(self, kept: _Kept, start: int, end: int, score: float, label: str | None) -> bool:
+        """Keep a stretch of the context if what is returned stays within the bounds."""
+        document = self.context.document_at(start)
+        low, high, whole = kept.merged(document, Span(start, end, score, label))
+        if kept.length + kept.growth(document, low, high, whole) > self.characters:
+            return False
+        if self.max_tokens is not None:
+            tokens = self.tokens + self.count_tokens(self.context.slice(start, end) + SEPARATOR)
+            if tokens > self.max_tokens:
+                return False
+            self.tokens = tokens
+        kept.replace(document, low, high, whole)
+        self.history.append((document, Span(start, end, score, label)))
+        return True
+
+    def settle(self, kept: _Kept) -> None:
+        """Give back what was kept last until the whole text is within `max_tokens`: counts of parts need not add up."""
+        while self.max_tokens is not None and self.history and self.count_tokens(kept.text()) > self.max_tokens:
+            keep = len(self.history) - max(1, len(self.history) // 32)
+            history, self.history = self.history[:keep], []
+            fresh, self.tokens = _Kept(self.context), 0
+            for document, span in history:
+                low, high, whole = fresh.merged(document, span)
+                if fresh.length + fresh.growth(document, low, high, whole) <= self.characters:
+                    fresh.replace(document, low, high, whole)
+                    self.history.append((document, span))
+            kept.stretches, kept.length, kept.open_documents = fresh.stretches, fresh.length, fresh.open_documents
+
+
+def _left_out(context: LongContext, start: int, end: int, reason: str) -> LeftOut:
+    document = context.document_at(start)
+    base = context.starts[document]
+    return LeftOut(document, start - base, end - base, reason)
+
+
+def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    if not isinstance(pattern, str | re.Pattern) or (isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str)):
+        raise ArgumentError(f"protect: {pattern!r} is not a regular expression for str")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ArgumentError(f"protect: {pattern!r} is not a valid regular expression: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

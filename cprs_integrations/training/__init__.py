@@ -1,0 +1,1 @@
+"""Training of the small critic; needs the extra "torch"."""

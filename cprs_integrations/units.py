@@ -1,0 +1,156 @@
+"""Segmentation: a text becomes units, the smallest pieces that are kept or dropped whole.
+
+A unit is a sentence of prose, or a line of whatever is written in lines: code, lists, logs, table rows. Lines and
+paragraphs are found here; inside prose, `sentencex` finds the sentences of some 300 languages.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sentencex import get_sentence_boundaries
+
+MAX_UNIT = 2_000
+"""Characters after which a unit is cut, at a clause if it has one, else at a space, else where it stands."""
+
+_BLOCK = 32_768  # characters that sentencex sees at once: it holds the GIL while it works
+_BLOCK_LINES = 500
+
+_LINE = re.compile(rf"[^\n\r\v\f\x85\u2028\u2029]{{1,{_BLOCK}}}")
+_BREAK = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+_BULLET = re.compile(r"\s*(?:[-*+•‣◦▪–—>|#]+|\(?(?:\d{1,3}|[a-zA-Z])[.)])\s")
+_NUMBERING = re.compile(r"\s*\(?(?:\d{1,3}|[a-zA-Z])[.)]\s*")
+_SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
+_COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
+_CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
+_SPACE = re.compile(r"\s+")
+
+_LONG_LINE = 240  # characters of a line that must be a paragraph of its own
+_WRAP_AT = 0.75  # a wrapped line reaches this share of its block's width, counting the next line's first word
+
+
+class Unit(NamedTuple):
+    """A unit's place in its text, white space around it trimmed, and the number of its paragraph."""
+
+    start: int
+    end: int
+    paragraph: int
+
+
+class _Line(NamedTuple):
+    start: int
+    end: int
+    blank_before: bool
+    continues: bool  # the next line follows without a line break
+
+
+def segment(text: str) -> Iterator[Unit]:
+    """Yield the units of `text` in order: disjoint, non-empty, and together all that is not white space.
+
+    Lazy, and linear in the length of the text. Lone surrogates must have been replaced (`LongContext` does).
+    """
+    paragraph = 0
+    for block in _blocks(text):
+        if block[0].blank_before:
+            paragraph += 1
+        long_before = False
+        for start, end in _runs(text, block):
+            is_long = end - start > _LONG_LINE
+            if is_long or long_before:
+                paragraph += 1
+            long_before = is_long
+            for unit_start, unit_end in _sentences(text, start, end):
+                yield Unit(unit_start, unit_end, paragraph)
+
+
+def clauses(text: str) -> list[int]:
+    """Return the offsets in `text` at which a clause begins, the first one (0) included."""
+    return [0, *(match.end() for match in _CLAUSE.finditer(text) if match.end() < len(text))]
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    """Lines that are not blank; a line longer than a block comes in several, cut at a space."""
+    end = position = 0
+    blank = True
+    while match := _LINE.search(text, position):
+        start, position = match.span()
+        continues = position - start == _BLOCK and position < len(text) and not _BREAK.match(text, position)
+        if continues and (space := max(text.rfind(" ", start + 1, position), text.rfind("。", start + 1, position))) > 0:
+            position = space + 1
+        if text[start:position].isspace():
+            blank = blank or not continues
+            continue
+        breaks = len(_BREAK.findall(text, end, start)) if start - end < 9 else 2
+        yield _Line(start, position, blank or breaks > 1, continues)
+        end, blank = position, False
+
+
+def _blocks(text: str) -> Iterator[list[_Line]]:
+    """Lines with no blank line between them."""
+    block: list[_Line] = []
+    for line in _lines(text):
+        if block and (line.blank_before or len(block) == _BLOCK_LINES):
+            yield block
+            block = []
+        block.append(line)
+    if block:
+        yield block
+
+
+def _runs(text: str, block: list[_Line]) -> Iterator[tuple[int, int]]:
+    """Lines of one block joined where a line break only wraps prose."""
+    width = max(line.end - line.start for line in block)
+    start, before, contents = block[0].start, block[0], text[block[0].start : block[0].end]
+    for line in block[1:]:
+        following = text[line.start : line.end]
+        first = before.start == block[0].start
+        if before.end - start > _BLOCK or not _wraps(contents, following, width, first):
+            yield start, before.end
+            start = line.start
+        before, contents = line, following
+    yield start, before.end
+
+
+def _wraps(line: str, following: str, width: int, first: bool) -> bool:
+    if width > _LONG_LINE or _BULLET.match(following):
+        return False
+    word = following.lstrip()
+    indent, next_indent = len(line) - len(line.lstrip()), len(following) - len(word)
+    if indent != next_indent and not first and not (_BULLET.match(line) and next_indent > indent):
+        return False
+    if len(line.rstrip()) + 1 + len(word.split(None, 1)[0]) < max(40, _WRAP_AT * width):
+        return False
+    return _is_prose(line) and _is_prose(following)
+
+
+def _is_prose(line: str) -> bool:
+    return not _COLUMNS.search(line) and len(_SYMBOL.findall(line)) <= 0.15 * len(line)
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    run = text[start:end]
+    cuts = [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    begin = 0
+    for cut in (*cuts, len(run)):
+        if _NUMBERING.fullmatch(run, begin, cut) and cut < len(run):
+            continue
+        yield from _pieces(run, begin, cut, start)
+        begin = max(begin, cut)
+
+
+def _pieces(run: str, begin: int, end: int, base: int) -> Iterator[tuple[int, int]]:
+    """One sentence, trimmed; cut up if it is too long."""
+    while end - begin > MAX_UNIT:
+        window = run[begin : begin + MAX_UNIT]
+        borders = [match.end() for match in _CLAUSE.finditer(window, MAX_UNIT // 2)]
+        borders = borders or [match.end() for match in _SPACE.finditer(window, MAX_UNIT // 2)] or [MAX_UNIT]
+        yield from _trimmed(window[: borders[-1]], base + begin)
+        begin += borders[-1]
+    yield from _trimmed(run[begin:end], base + begin)
+
+
+def _trimmed(piece: str, base: int) -> Iterator[tuple[int, int]]:
+    content = piece.strip()
+    if content:
+        start = base + len(piece) - len(piece.lstrip())
+        yield start, start + len(content)
