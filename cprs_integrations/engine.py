@@ -18,7 +18,7 @@ from cprs_integrations.context import LongContext, readable
 from cprs_integrations.critics import load_critic
 from cprs_integrations.critics.base import Critic, Tokens
 from cprs_integrations.errors import ArgumentError, CPRSError, CriticError
-from cprs_integrations.instructions import resolve
+from cprs_integrations.instructions import check_question, resolve
 from cprs_integrations.ledger import Ledger
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.scored import Scored
@@ -33,13 +33,13 @@ _MAX_TITLE = 24  # tokens of a title that a window shows
 
 
 class Engine(Protocol):
-    """What the adapters need of an engine, local or served."""
+    """What the adapters need of an engine, local or served: the calls of `CPRSEngine` by these names."""
 
-    def compress(self, documents: Documents, query: str | None = None, **options: Any) -> CompressedContext:
+    def compress(self, documents: Documents, *args: Any, **options: Any) -> CompressedContext:
         """Compress, as `CPRSEngine.compress` does."""
         ...
 
-    async def acompress(self, documents: Documents, query: str | None = None, **options: Any) -> CompressedContext:
+    async def acompress(self, documents: Documents, *args: Any, **options: Any) -> CompressedContext:
         """Compress without holding the event loop."""
         ...
 
@@ -182,12 +182,8 @@ class CPRSEngine:
         return _Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction), granularity)
 
     def _prompt(self, query: str | None, instruction: str | None) -> Prompt:
-        for name, text in (("query", query), ("instruction", instruction)):
-            if not isinstance(text, str | None):
-                raise ArgumentError(f"{name} must be a str or None, not {type(text).__name__}")
-        if not (query or "").strip() and not (instruction or "").strip():
-            raise ArgumentError("query and instruction are both empty: give a question, or say what to keep, or both")
-        asked = resolve(instruction if (instruction or "").strip() else None)
+        check_question(query, instruction)
+        asked = resolve(instruction)
         return Prompt(asked, query or "", self.critic.encode_prompt(readable(asked), readable(query or "")))
 
     def _run(self, jobs: Sequence["_Job"], show_progress: bool) -> Iterator[Scored]:

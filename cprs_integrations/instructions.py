@@ -1,5 +1,7 @@
 """Instructions by name, in the plain words that a critic reads. Any other text is an instruction as it stands."""
 
+from cprs_integrations.errors import ArgumentError
+
 DEFAULT = "sentences that help to answer the query"
 """What is asked of the critic when no instruction is given."""
 
@@ -14,7 +16,20 @@ INSTRUCTIONS = {
 
 
 def resolve(instruction: str | None) -> str:
-    """Return the text of a named instruction, the default for None, and any other text unchanged."""
-    if instruction is None:
+    """Return the text of a named instruction, the default for None or blanks, and any other text unchanged."""
+    if instruction is None or not instruction.strip():
         return DEFAULT
     return INSTRUCTIONS.get(instruction, instruction)
+
+
+def check_question(query: object, instruction: object) -> None:
+    """Check that there is something to ask.
+
+    Raises:
+        ArgumentError: query or instruction is no text, or both are empty.
+    """
+    for name, text in (("query", query), ("instruction", instruction)):
+        if not isinstance(text, str | None):
+            raise ArgumentError(f"{name} must be a str or None, not {type(text).__name__}")
+    if not any(isinstance(text, str) and text.strip() for text in (query, instruction)):
+        raise ArgumentError("query and instruction are both empty: give a question, or say what to keep, or both")

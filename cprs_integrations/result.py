@@ -127,8 +127,9 @@ class CompressedContext:
 
 _STYLE = (
     "<style>.cprs{font:14px/1.55 system-ui,sans-serif;max-width:60em}"
-    ".cprs mark{background:rgba(255,196,0,calc(.25 + .45*var(--s)));color:inherit;border-radius:3px}.cprs .cut{opacity:.5}.cprs .doc{white-space:pre-wrap;margin:.6em 0;padding-left:.8em;"
-    "border-left:3px solid #8884}.cprs .sum{opacity:.75}</style>"
+    ".cprs mark{background:rgba(255,196,0,calc(.25 + .45*var(--s)));color:inherit;border-radius:3px}"
+    ".cprs .cut{opacity:.5}.cprs .sum{opacity:.75}"
+    ".cprs .doc{white-space:pre-wrap;margin:.6em 0;padding-left:.8em;border-left:3px solid #8884}</style>"
 )
 _AROUND = 160  # characters of dropped text shown beside a span
 

@@ -30,7 +30,8 @@ def load_critic(model: str | None = None, *, device: str | None = None, dtype: s
     Args:
         model: None or "mini" for the critic that ships with the package; "reranker" for a sentence-transformers model,
             whose folder is the option `model_path`; or the folder of a critic trained with this package.
-        device, dtype: where and in which precision it computes; None lets the critic choose.
+        device: where it computes; None lets the critic choose.
+        dtype: in which precision it computes; None lets the critic choose.
         **options: the other arguments of the critic's `from_pretrained`.
 
     Raises:

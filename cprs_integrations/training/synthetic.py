@@ -6,7 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 
-_WORDS = ["amber", "anchor", "basil", "beacon", "birch", "cedar", "cinder", "cobalt", "comet", "copper", "coral", "cotton", "dahlia", "delta", "ember", "falcon", "fennel", "flint", "garnet", "ginger", "glacier", "granite", "harbor", "hazel", "heron", "indigo", "ivory", "jasper", "juniper", "lagoon", "lantern", "laurel", "linen", "lotus", "maple", "marble", "meadow", "nectar", "nutmeg", "ocean", "olive", "onyx", "opal", "orchid", "otter", "pepper", "pine", "plum", "quartz", "raven", "saffron", "sable", "sage", "salmon", "scarlet", "sierra", "silver", "slate", "sparrow", "spruce", "summit", "thistle", "thunder", "tiger", "topaz", "tulip", "velvet", "violet", "walnut", "willow", "zephyr"]
+_WORDS = """
+amber anchor basil beacon birch cedar cinder cobalt comet copper coral cotton dahlia delta ember falcon fennel flint
+garnet ginger glacier granite harbor hazel heron indigo ivory jasper juniper lagoon lantern laurel linen lotus maple
+marble meadow nectar nutmeg ocean olive onyx opal orchid otter pepper pine plum quartz raven saffron sable sage salmon
+scarlet sierra silver slate sparrow spruce summit thistle thunder tiger topaz tulip velvet violet walnut willow zephyr
+""".split()
 
 
 @dataclass(frozen=True)

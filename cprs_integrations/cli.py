@@ -1,0 +1,165 @@
+"""The command line: `cprs compress` and `cprs demo`. Needs the extra "cli"."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cprs_integrations.engine import CPRSEngine
+from cprs_integrations.errors import ArgumentError, CPRSError, MissingExtraError, require
+from cprs_integrations.result import CompressedContext, highlight
+from cprs_integrations.selection import Granularity
+
+NOTHING_KEPT, FAILED = 1, 2
+
+_DEMO = (
+    "How do I define a decorator for a function?",
+    "What happens if an exception is raised in a finally clause?",
+    "which characters can an identifier start with",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        require("typer", "cli")
+        require("rich", "cli")
+    except MissingExtraError as error:
+        sys.exit(f"cprs: {error}")
+    _app()()
+
+
+def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an optional package
+    import typer
+
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def about() -> None:
+        """Compress long texts to the passages that answer a question, word for word, offline."""
+
+    @app.command()
+    def compress(
+        files: Annotated[list[Path] | None, typer.Argument(help="Text files in UTF-8; none, or -, is standard input.")] = None,
+        query: Annotated[str, typer.Option("--query", "-q", help="The question.")] = "",
+        instruction: Annotated[str | None, typer.Option("--instruction", "-i", help="What to keep, in your words.")] = None,
+        granularity: Annotated[str | None, typer.Option(help="keyword, sentence, paragraph or document.")] = None,
+        threshold: Annotated[float | None, typer.Option(help="Keep what scores at least this, from 0 to 1.")] = None,
+        max_ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the characters.")] = None,
+        max_tokens: Annotated[int | None, typer.Option(help="Keep at most this many tokens.")] = None,
+        protect: Annotated[list[str] | None, typer.Option(help="Regular expression to keep first; repeatable.")] = None,
+        critic: Annotated[str | None, typer.Option(help="Folder of a critic; default: the one that ships.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print text, spans and statistics as JSON.")] = False,
+        html: Annotated[Path | None, typer.Option(help="Write a highlighted view to this file.")] = None,
+        progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = False,
+    ) -> None:
+        """Print what is worth reading of some files.
+
+        Ends with 0 if something is kept, 1 if nothing is, 2 on an error.
+        """
+        try:
+            names, texts = _read(files or [Path("-")])
+            context = CPRSEngine.from_pretrained(critic).compress(
+                texts,
+                query,
+                instruction=instruction,
+                granularity=_granularity(granularity),
+                threshold=threshold,
+                max_ratio=max_ratio,
+                max_tokens=max_tokens,
+                protect=protect or (),
+                show_progress=progress,
+            )
+            if html is not None:
+                html.write_text(f'<!doctype html><meta charset="utf-8">{highlight(context)}', encoding="utf-8")
+        except (CPRSError, OSError) as error:
+            _fail(error)
+        if as_json:
+            sys.stdout.write(json.dumps({"files": names, **context.to_dict()}, indent=1) + "\n")
+        elif sys.stdout.isatty():
+            _show(context, names)
+        else:
+            sys.stdout.write(_printable(context.text) + "\n" * bool(context.text))
+        for left_out in context.stats.left_out:
+            sys.stderr.write(f"{names[left_out.document]}[{left_out.start}:{left_out.end}]: {left_out.reason}\n")
+        if not context.text:
+            raise typer.Exit(NOTHING_KEPT)
+
+    @app.command()
+    def demo(
+        questions: Annotated[list[str] | None, typer.Argument(help="Your own questions about Python.")] = None,
+        max_tokens: Annotated[int, typer.Option(help="Keep at most this many tokens an answer.")] = 160,
+    ) -> None:
+        """Ask Python's own language reference (it is on every machine) and see what is kept of it."""
+        try:
+            _demo(questions or _DEMO, max_tokens)
+        except CPRSError as error:
+            _fail(error)
+
+    return app
+
+
+def _demo(questions: Sequence[str], max_tokens: int) -> None:
+    from pydoc_data.topics import topics
+
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    began = time.perf_counter()
+    engine = CPRSEngine.from_pretrained()
+    console.print(f"Python's language reference: {len(topics)} topics, {sum(map(len, topics.values())):,} characters. ", end="")
+    console.print(f"Critic loaded in {time.perf_counter() - began:.1f} s.\n")
+    for question in questions:
+        began = time.perf_counter()
+        context = engine.compress(list(topics.values()), question, max_tokens=max_tokens, titles=list(topics))
+        seconds = time.perf_counter() - began
+        console.rule(f"[bold]{question}", align="left")
+        _show(context, list(topics), console, f"in {seconds:.1f} s")
+
+
+def _show(context: CompressedContext, names: Sequence[str], console: object = None, remark: str = "") -> None:
+    """Print what is kept of each document, brighter where the score is higher."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = console if isinstance(console, Console) else Console(soft_wrap=True)
+    for name, source, document in zip(names, context.context.documents, context.documents, strict=True):
+        if not document.spans:
+            continue
+        out.print(Text(name, style="bold cyan"))
+        for span in document.spans:
+            style = "bold" if span.score >= 0.5 else "" if span.score >= 0.1 else "dim"
+            kept = _printable(source[span.start : span.end])
+            out.print(Text.assemble(("  ", ""), (kept.replace("\n", "\n  "), style), (f"  {span.score:.2f}", "green")))
+    stats = context.stats
+    ratio = f"{stats.compression:,.0f}x smaller" if stats.kept_chars else "nothing kept"
+    out.print(Text(f"{stats.original_tokens:,} → {stats.kept_tokens:,} tokens, {ratio} {remark}\n", style="green"))
+
+
+def _read(files: Sequence[Path]) -> tuple[list[str], list[str]]:
+    names, texts = [], []
+    for path in files:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        try:
+            texts.append(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ArgumentError(
+                f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); convert it first"
+            ) from error
+        names.append("standard input" if str(path) == "-" else str(path))
+    return names, texts
+
+
+def _granularity(name: str | None) -> Granularity | None:
+    return name  # type: ignore[return-value]  # the engine checks it, and says what is allowed
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _fail(error: Exception) -> NoReturn:
+    sys.stderr.write(f"cprs: {error}\n")
+    sys.exit(FAILED)
