@@ -28,7 +28,7 @@ def main() -> None:
         require("rich", "cli")
     except MissingExtraError as error:
         sys.exit(f"cprs: {error}")
-    _app()()
+    _app()()  # type: ignore[no-untyped-call]
 
 
 def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an optional package

@@ -76,3 +76,8 @@ class LongContext:
 def readable(text: str) -> str:
     """Replace lone surrogates, which no tokenizer takes, by U+FFFD: the same length, so every offset holds."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of a text in UTF-8, lone surrogates counted as three."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
-from cprs_integrations.context import LongContext, readable
+from cprs_integrations.context import LongContext, readable, utf8_length
 from cprs_integrations.critics import load_critic
 from cprs_integrations.critics.base import Critic, Tokens
 from cprs_integrations.errors import ArgumentError, CPRSError, CriticError
@@ -148,6 +148,7 @@ class CPRSEngine:
         Returns:
             One result an item, in order: the same, to the byte, as compressing them one by one.
         """
+        Bounds(**{name: value for name, value in selection.items() if name != "token_counter"})
         jobs = [self._job(documents, query, instruction, granularity) for documents, query in items]
         return [scored.select(**selection) for scored in self._run(jobs, show_progress)]
 
@@ -167,8 +168,8 @@ class CPRSEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as the critic counts them, but at least one for four bytes: unknown words are no bargain."""
-        size = len(text.encode("utf-8", "surrogatepass"))
-        return max(len(self.critic.encode([readable(text)]).ids), -(-size // 4))
+        count = sum(len(tokens.ids) for _, tokens in _tokenized(self.critic, readable(text)))
+        return max(count, -(-utf8_length(text) // 4))
 
     def _job(
         self,
@@ -247,14 +248,10 @@ class _Job:
         for document, (text, title) in enumerate(zip(self.context.documents, self.context.titles, strict=True)):
             text = readable(text)
             title_ids = self.critic.encode([readable(title) + ":"]).ids[:_MAX_TITLE] if title.strip() else NO_TOKENS
-            for batch in _batches(segment(text)):
-                yield from self._encoded(document, text, batch, title_ids)
+            for units, tokens in _tokenized(self.critic, text):
+                yield from self._noted(document, text, units, tokens, title_ids)
 
-    def _encoded(self, document: int, text: str, units: list[Unit], title: Ints) -> Iterator[Piece]:
-        tokens = self.critic.encode([text[unit.start : unit.end] for unit in units])
-        if not tokens.counts.all():  # control characters alone: a unit of no tokens can be neither scored nor kept
-            units = [unit for unit, count in zip(units, tokens.counts.tolist(), strict=True) if count]
-            tokens = Tokens(tokens.ids, tokens.starts, tokens.ends, tokens.counts[tokens.counts > 0])
+    def _noted(self, document: int, text: str, units: list[Unit], tokens: Tokens, title: Ints) -> Iterator[Piece]:
         first = self.ledger.starts.length
         self.ledger.add_units(document, self.context.starts[document], units, tokens)
         largest = largest_piece(self.room, self.critic.limits.margin, len(title) + len(self.critic.separator))
@@ -279,6 +276,17 @@ class _Job:
             count_tokens=count_tokens,
             seconds=seconds,
         )
+
+
+def _tokenized(critic: Critic, text: str) -> Iterator[tuple[list[Unit], Tokens]]:
+    """Cut a text into units and tokenize these, a batch at a time."""
+    for units in _batches(segment(text)):
+        tokens = critic.encode([text[unit.start : unit.end] for unit in units])
+        if not tokens.counts.all():  # control characters alone: a unit of no tokens can be neither scored nor kept
+            units = [unit for unit, count in zip(units, tokens.counts.tolist(), strict=True) if count]
+            tokens = Tokens(tokens.ids, tokens.starts, tokens.ends, tokens.counts[tokens.counts > 0])
+        if units:
+            yield units, tokens
 
 
 def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cprs_integrations.context import LongContext
+from cprs_integrations.context import LongContext, utf8_length
 from cprs_integrations.ledger import Ledger
 from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, Stats
 from cprs_integrations.selection import (
@@ -21,7 +21,7 @@ from cprs_integrations.selection import (
     check_granularity,
     choose,
 )
-from cprs_integrations.tags import Floats, Places, TokenSpans, decode, mean_scores
+from cprs_integrations.tags import Floats, Places, TokenSpans, marks_phrases, mean_scores, passages, phrases
 from cprs_integrations.windows import Ints, Prompt
 
 _GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
@@ -138,26 +138,26 @@ class Scored:
             scores = np.maximum.reduceat(self.scores, heads) if len(heads) else self.scores
             labels = self._labels(self.borders[heads], self.borders[tails + 1])
             return Candidates(self.starts[heads], self.ends[tails], scores, labels)
-        joined = np.diff(self.documents, prepend=-1) == 0
-        keep = _probability(self.odds)
-        within = granularity == "keyword"
-        spans = decode(keep, self.begin.astype(np.float32), self.borders, joined, within_units=within)
-        spans = self._whole_words(spans)
-        scores = mean_scores(keep, spans)
-        unit = np.searchsorted(self.borders, spans.first, side="right") - 1
-        whole = (spans.first == self.borders[unit]) & (spans.last == self.borders[unit + 1]) if len(unit) else unit == 0
-        scores[whole] = self.scores[unit[whole]]
+        keep, begin = _probability(self.odds), self.begin.astype(np.float32)
+        if granularity == "keyword" or marks_phrases(keep, self.borders):
+            spans = self._whole_words(phrases(keep, begin, self.borders))
+            scores = mean_scores(keep, spans)
+        else:
+            joined = (np.diff(self.documents, prepend=-1) == 0) & (np.diff(self.paragraphs, prepend=-1) == 0)
+            spans = passages(keep, begin, self.borders, joined)
+            scores = np.maximum.reduceat(self.scores, np.searchsorted(self.borders, spans.first)) if len(keep) else self.scores
         starts, ends = self.token_starts[spans.first], self.token_ends[spans.last - 1]
         return Candidates(starts, ends, scores, self._labels(spans.first, spans.last))
 
     def _whole_words(self, spans: TokenSpans) -> TokenSpans:
-        """Widen spans that cut a word; what then overlaps is one span."""
-        first, last = spans.first.tolist(), spans.last.tolist()
+        """Widen phrases that cut a word; what then overlaps is one phrase."""
+        unit = np.searchsorted(self.borders, spans.first, side="right")
+        limits = zip(self.borders[unit - 1].tolist(), self.borders[unit].tolist(), strict=True)
         merged: list[list[int]] = []
-        for low, high in zip(first, last, strict=True):
-            while low > 0 and self._is_glued(low):
+        for low, high, (begin, end) in zip(spans.first.tolist(), spans.last.tolist(), limits, strict=True):
+            while low > begin and self._is_glued(low):
                 low -= 1
-            while high < len(self.odds) and self._is_glued(high):
+            while high < end and self._is_glued(high):
                 high += 1
             if merged and low < merged[-1][1]:
                 merged[-1][1] = max(high, merged[-1][1])
@@ -169,7 +169,7 @@ class Scored:
     def _is_glued(self, token: int) -> bool:
         """Whether a word goes on from the token before into this one."""
         border = int(self.token_starts[token])
-        if border == 0 or self.token_ends[token - 1] < border:
+        if self.token_ends[token - 1] < border:
             return False
         pair = self.context.slice(border - 1, border) + self.context.slice(border, border + 1)
         return len(pair) == 2 and pair.isalnum() and max(pair) < _GLUE_BELOW
@@ -197,12 +197,8 @@ class Scored:
     def _original_tokens(self, token_counter: TokenCounter | None) -> int:
         if token_counter:
             return sum(map(token_counter, self.context.documents))
-        return max(len(self.odds), -(-sum(_utf8_length(text) for text in self.context.documents) // 4))
+        return max(len(self.odds), -(-sum(map(utf8_length, self.context.documents)) // 4))
 
 
 def _probability(odds: npt.NDArray[np.floating]) -> Floats:
     return np.float32(1) / (np.float32(1) + np.exp(-odds.astype(np.float32)))
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

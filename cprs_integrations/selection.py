@@ -22,7 +22,7 @@ Granularity = Literal["keyword", "sentence", "paragraph", "document"]
 TokenCounter = Callable[[str], int]
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
-_PATIENCE = 256  # candidates in a row that may fail to fit before the search for smaller ones ends
+_PATIENCE = 12  # candidates in a row that may fail to fit: beyond them, what fits is small rather than good
 _WORD = re.compile(r"\S+")
 
 
@@ -172,16 +172,42 @@ def choose(
 
 
 def _cut(context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, look: Callable[[int, int], Closeup]) -> bool:
-    """Keep the best part of a unit that fits: whole sentences if one fits, else clauses, else words, else tokens."""
+    """Keep the best part of a stretch that fits: whole sentences, else clauses, else words, else tokens.
+
+    Coarser parts are preferred unless a finer one is worth more than twice as much.
+    """
     closeup = look(unit.start, unit.end)
-    for borders in (closeup.units, _clauses, _words, closeup.starts):
-        points = borders(context, unit) if callable(borders) else np.unique(borders).tolist()
-        limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
-        while limit > 0 and (best := _best_stretch(context, [*points, unit.end], limit, closeup)):
-            start, end = best
-            if budget.admit(kept, start, end, unit.score, unit.label):
-                return True
-            limit = min(end - start - 1, (end - start) * 3 // 4)
+    if len(closeup.units) > 1:
+        if _cut_at(context, budget, kept, unit, closeup, [closeup.units.tolist()]):
+            return True
+        borders = np.append(closeup.units, unit.end)
+        worth = np.diff(_worth(closeup, borders))
+        best = int(worth.argmax())
+        unit = Span(
+            int(borders[best]), _trimmed_end(context, int(borders[best]), int(borders[best + 1])), unit.score, unit.label
+        )
+        closeup = look(unit.start, unit.end)
+    parts = [_clauses(context, unit), _words(context, unit)]
+    return _cut_at(context, budget, kept, unit, closeup, parts) or _cut_at(
+        context, budget, kept, unit, closeup, [np.unique(closeup.starts).tolist()]
+    )
+
+
+def _cut_at(
+    context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, closeup: Closeup, kinds: list[list[int]]
+) -> bool:
+    """Keep the best stretch between the borders of one of some kinds, the coarsest first."""
+    limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
+    while limit > 0:
+        stretches = (_best_stretch(context, [*borders, unit.end], limit, closeup) for borders in kinds)
+        found = [stretch for stretch in stretches if stretch is not None]
+        if not found:
+            return False
+        enough = max(worth for worth, _, _ in found) / 2
+        start, end = next((start, end) for worth, start, end in found if worth >= enough)
+        if budget.admit(kept, start, end, unit.score, unit.label):
+            return True
+        limit = min(end - start - 1, (end - start) * 3 // 4)
     return False
 
 
@@ -193,18 +219,25 @@ def _words(context: LongContext, unit: Span) -> list[int]:
     return [unit.start + word.start() for word in _WORD.finditer(context.slice(unit.start, unit.end))]
 
 
-def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: Closeup) -> tuple[int, int] | None:
-    """The stretch from point to point, at most `limit` characters long, whose tokens are worth most."""
-    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
-    worth = sums[np.searchsorted(closeup.ends, points, side="right")]
-    best, found, high = -1.0, None, 0
+def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: Closeup) -> tuple[float, int, int] | None:
+    """Of the stretches from point to point, at most `limit` characters long, the one worth most: `worth, start, end`."""
+    worth = _worth(closeup, points)
+    best, high = None, 0
     for low in range(len(points) - 1):
         high = max(high, low)
         while high + 1 < len(points) and _trimmed_end(context, points[low], points[high + 1]) - points[low] <= limit:
             high += 1
-        if high > low and worth[high] - worth[low] > best:
-            best, found = float(worth[high] - worth[low]), (points[low], _trimmed_end(context, points[low], points[high]))
-    return found if found and found[1] > found[0] else None
+        stop = _trimmed_end(context, points[low], points[high]) if high > low else points[low]
+        if stop > points[low] and (best is None or worth[high] - worth[low] > best[0]):
+            best = (float(worth[high] - worth[low]), points[low], stop)
+    return best
+
+
+def _worth(closeup: Closeup, points: Sequence[int] | Places) -> Floats:
+    """Sum of the probabilities of all tokens that end before each point."""
+    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
+    found: Floats = sums[np.searchsorted(closeup.ends, points, side="right")]
+    return found
 
 
 def _trimmed_end(context: LongContext, start: int, end: int) -> int:

@@ -1,0 +1,23 @@
+import os
+
+import pytest
+from hypothesis import settings
+
+from cprs_integrations import CPRSEngine
+from cprs_integrations.critics.known import KnownCritic
+
+settings.register_profile("ci", max_examples=500, deadline=None)
+settings.register_profile("long", max_examples=20_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The engine with the critic that ships."""
+    return CPRSEngine.from_pretrained()
+
+
+@pytest.fixture
+def known():
+    """An engine whose critic knows what is worth keeping."""
+    return CPRSEngine(critic=KnownCritic({"Paris": 0.9, "Seine": 0.8, "Everest": 0.7, "Hillary": 0.95}))

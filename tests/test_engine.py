@@ -1,0 +1,271 @@
+import asyncio
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from samples import ANSWER, CAPITALS, QUESTION, ScatteredCritic
+
+from cprs_integrations import CPRSEngine, CPRSError
+from cprs_integrations.critics.base import TokenScores
+from cprs_integrations.critics.known import KnownCritic
+from cprs_integrations.errors import ArgumentError, CriticError
+
+
+def spans_of(context):
+    return [[(span.start, span.end) for span in document.spans] for document in context.documents]
+
+
+class TestKnownScores:
+    def test_without_a_bound_the_threshold_decides(self, known):
+        context = known.compress(CAPITALS, "q")
+        assert [document.text for document in context.documents] == [
+            "Paris is the capital of France. It lies on the Seine.",
+            "",
+            "",
+            "Mount Everest is 8,849 metres high. Edmund Hillary and Tenzing Norgay reached its summit in May 1953.",
+        ]
+        assert context.text == f"{context.documents[0].text}\n\n{context.documents[3].text}"
+        assert context.documents[0].spans[0].score == pytest.approx(0.9)
+
+    def test_a_threshold_and_a_bound_both_hold(self, known):
+        context = known.compress(CAPITALS, "q", threshold=0.85)
+        assert context.text == (
+            "Paris is the capital of France.\n\nEdmund Hillary and Tenzing Norgay reached its summit in May 1953."
+        )
+        context = known.compress(CAPITALS, "q", threshold=0.85, max_ratio=0.2)
+        assert context.text == "Edmund Hillary and Tenzing Norgay reached its summit in May 1953."
+
+    def test_a_bound_alone_is_filled_from_the_best_unit_down(self, known):
+        context = known.compress(CAPITALS, "q", max_ratio=0.3)
+        assert "Hillary" in context.text
+        assert "Paris" in context.text
+        assert len(context.text) <= 0.3 * sum(map(len, CAPITALS))
+
+    def test_a_score_that_equals_the_threshold_reaches_it(self):
+        for score in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0):
+            engine = CPRSEngine(critic=KnownCritic({"Seine": score}))
+            assert "Seine" in engine.compress(CAPITALS[0], "q", threshold=score).text, score
+
+    def test_all_ties_keep_the_order_of_the_documents(self):
+        engine = CPRSEngine(critic=KnownCritic({}, default=0.5))
+        assert engine.compress(CAPITALS, "q", max_ratio=0.1).text == "Paris is the capital of France."
+
+    @pytest.mark.parametrize(
+        ("granularity", "expected"),
+        [
+            (None, "Hillary"),
+            ("keyword", "Hillary"),
+            ("sentence", "Edmund Hillary and Tenzing Norgay reached its summit in May 1953."),
+            ("paragraph", CAPITALS[3]),
+            ("document", f"{CAPITALS[3]}\n\nIt is in Nepal."),
+        ],
+    )
+    def test_units_are_snapped_to_the_granularity(self, granularity, expected):
+        documents = [CAPITALS[0], f"{CAPITALS[3]}\n\nIt is in Nepal."]
+        phrase = granularity in (None, "keyword")
+        engine = CPRSEngine(critic=KnownCritic({"Hillary": 0.9}, default=0.1, whole_units=not phrase))
+        assert engine.compress(documents, "q", granularity=granularity).text == expected
+        assert engine.compress(documents, "q", granularity=granularity, max_tokens=40).documents[1].text.count(expected) == 1
+
+    def test_the_critic_marks_paragraphs_by_not_beginning_anew(self):
+        class Flowing(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    keep = 1 - scores.bioe[:, 2]
+                    yield TokenScores(np.stack([keep * 0, keep, 1 - keep, keep * 0], axis=1))
+
+        scored = CPRSEngine(critic=Flowing({}, default=0.9)).score(["It rains. We sleep.\n\nIt snows. We play."], "q")
+        assert len(scored.candidates(None).starts) == 2
+        assert len(scored.candidates("sentence").starts) == 4
+
+    def test_labels_of_the_critic_reach_the_spans(self):
+        class Naming(KnownCritic):
+            def score(self, windows):
+                for window, scores in zip(*(lambda w: (w, super(Naming, self).score(w)))(list(windows)), strict=True):
+                    label = np.full(len(scores.bioe), int("Hillary" in window.pieces[-1].text))
+                    yield TokenScores(scores.bioe, ("place", "person"), label)
+
+        context = CPRSEngine(critic=Naming({"Hillary": 0.9, "Paris": 0.8}, window=32)).compress(CAPITALS, "q")
+        assert [span.label for document in context.documents for span in document.spans] == ["place", "person"]
+
+
+class TestShippedCritic:
+    def test_the_answer_survives_strong_compression(self, engine):
+        context = engine.compress(CAPITALS, QUESTION, max_ratio=0.2)
+        assert ANSWER in context.text
+        assert len(context.text) <= 0.2 * sum(map(len, CAPITALS))
+
+    def test_the_first_call_works_without_any_option(self, engine):
+        context = engine.compress(list(CAPITALS), QUESTION)
+        assert ANSWER in context.text
+        assert "Knead the dough" not in context.text
+
+    def test_an_instruction_alone_is_a_question(self, engine):
+        context = engine.compress(CAPITALS, instruction="Find the statements about: baking bread", max_ratio=0.4)
+        assert "dough" in context.text
+
+    def test_named_instructions_and_free_text_are_accepted(self, engine):
+        for instruction in ("keywords", "paragraphs", "whatever names a mountain"):
+            assert engine.compress(CAPITALS, QUESTION, instruction=instruction, max_ratio=0.5).text
+
+    def test_titles_are_read_but_never_returned(self, engine):
+        documents = ["It was founded in 1852.", "It was founded in 1901."]
+        titles = ["History of the bakery", "History of the swimming club"]
+        plain = engine.score(documents, "When was the swimming club founded?")
+        titled = engine.score(documents, "When was the swimming club founded?", titles=titles)
+        assert titled.scores[1] > titled.scores[0]
+        assert titled.scores.tolist() != plain.scores.tolist()
+        assert "History" not in titled.select(max_ratio=1.0).text
+
+    def test_scores_depend_on_the_query(self, engine):
+        first, second = (engine.score(CAPITALS, query) for query in (QUESTION, "How long is the dough kneaded?"))
+        assert first.scores.argmax() != second.scores.argmax()
+
+
+class TestScoreAndSelect:
+    def test_another_budget_needs_no_forward_pass(self):
+        class Counting(ScatteredCritic):
+            calls = 0
+
+            def score(self, windows):
+                Counting.calls += 1
+                return super().score(windows)
+
+        engine = CPRSEngine(critic=Counting())
+        scored = engine.score(CAPITALS, "q")
+        once = engine.compress(CAPITALS, "q", max_ratio=0.3)
+        again = [scored.select(max_ratio=ratio) for ratio in (0.1, 0.3, 0.9)]
+        assert Counting.calls == 2
+        assert again[1].to_dict()["documents"] == once.to_dict()["documents"]
+        assert len(again[0].text) < len(again[1].text) < len(again[2].text)
+
+    def test_statistics_count_what_came_and_what_is_returned(self, known):
+        context = known.compress(CAPITALS, "q")
+        stats = context.stats
+        assert stats.original_chars == sum(map(len, CAPITALS))
+        assert stats.kept_chars == len(context.text)
+        assert stats.compression == stats.original_chars / stats.kept_chars
+        assert stats.kept_tokens == known.count_tokens(context.text)
+        assert stats.original_tokens >= stats.kept_tokens
+        assert stats.windows >= 1
+        assert {"segment", "score", "select"} <= stats.seconds.keys()
+
+    def test_a_token_counter_of_the_user_counts_for_the_bound_and_in_the_statistics(self, known):
+        def words(text):
+            return len(text.split())
+
+        context = known.compress(CAPITALS, "q", max_tokens=12, token_counter=words)
+        assert 0 < words(context.text) <= 12
+        assert context.stats.kept_tokens == words(context.text)
+        assert context.stats.original_tokens == sum(map(words, CAPITALS))
+
+    def test_at_most_16_bytes_a_token_remain(self):
+        text = " ".join(text.replace(". ", ", and then ") for text in CAPITALS) + "\n"
+        scored = CPRSEngine(critic=ScatteredCritic()).score([text * 100, text], "q")
+        arrays = [value for value in vars(scored).values() if isinstance(value, np.ndarray)]
+        assert sum(array.nbytes for array in arrays) <= 16 * len(scored.odds)
+
+    def test_a_result_is_json(self, known):
+        context = known.compress([*CAPITALS, "\ud800 Paris"], "q")
+        read = json.loads(json.dumps(context.to_dict()))
+        assert read["text"] == context.text
+        assert [document["spans"] for document in read["documents"]][1] == []
+        assert str(context) == context.text
+
+
+class TestBatchesAndThreads:
+    def test_a_batch_is_the_same_as_one_by_one_to_the_byte(self, engine):
+        items = [(CAPITALS, QUESTION), (CAPITALS[0], "Where does Paris lie?"), ([], "q"), (CAPITALS[::-1], "bread")]
+        batch = engine.compress_batch(items, max_ratio=0.3)
+        single = [engine.compress(documents, query, max_ratio=0.3) for documents, query in items]
+        assert [json.dumps(c.to_dict()["documents"]) for c in batch] == [json.dumps(c.to_dict()["documents"]) for c in single]
+
+    def test_the_number_of_threads_changes_nothing(self):
+        documents = [text * 30 for text in CAPITALS]
+        scores = [CPRSEngine.from_pretrained(threads=threads).score(documents, QUESTION).odds for threads in (1, 3)]
+        assert scores[0].tobytes() == scores[1].tobytes()
+
+    def test_one_engine_serves_many_threads(self, engine):
+        expected = engine.compress(CAPITALS, QUESTION, max_ratio=0.3).to_dict()["documents"]
+        found = []
+        threads = [
+            threading.Thread(target=lambda: found.append(engine.compress(CAPITALS, QUESTION, max_ratio=0.3))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [context.to_dict()["documents"] for context in found] == [expected] * 8
+
+    async def test_the_event_loop_goes_on_while_ten_megabytes_on_one_line_are_compressed(self):
+        engine = CPRSEngine(critic=KnownCritic({"needle": 0.9}, window=4096))
+        text = "lorem ipsum dolor sit amet, " * 370_000 + "needle"
+        assert len(text) > 10_000_000
+        task = asyncio.create_task(engine.acompress(text, "q", max_tokens=50))
+        longest = 0.0
+        while not task.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0.002)
+            longest = max(longest, time.perf_counter() - before)
+        assert "needle" in (await task).text
+        assert longest < 0.5
+
+    async def test_async_calls_run_beside_each_other_and_give_the_same(self, engine):
+        found = await asyncio.gather(*(engine.acompress(CAPITALS, QUESTION, max_ratio=0.3) for _ in range(4)))
+        assert {context.text for context in found} == {engine.compress(CAPITALS, QUESTION, max_ratio=0.3).text}
+
+
+class TestCriticsThatMisbehave:
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda rows: np.zeros((rows, 3)), "shape"),
+            (lambda rows: np.full((rows, 4), 0.5), "probabilities"),
+            (lambda rows: np.full((rows, 4), np.nan), "probabilities"),
+            (lambda rows: np.full((rows + 1, 4), 0.25), "shape"),
+        ],
+    )
+    def test_scores_that_are_none_are_refused(self, answer, message):
+        class Wrong(KnownCritic):
+            def score(self, windows):
+                for window in windows:
+                    yield TokenScores(answer(len(window.rows)))
+
+        with pytest.raises(CriticError, match=message):
+            CPRSEngine(critic=Wrong({})).compress(CAPITALS, "q")
+
+    def test_missing_and_superfluous_answers_are_noticed(self):
+        class Silent(KnownCritic):
+            def score(self, windows):
+                list(windows)
+                yield from ()
+
+        class Eager(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield scores
+                    yield scores
+
+        with pytest.raises(CriticError, match="no answer"):
+            CPRSEngine(critic=Silent({})).compress(CAPITALS, "q")
+        with pytest.raises(CriticError, match="more answers"):
+            CPRSEngine(critic=Eager({})).compress(CAPITALS, "q")
+
+    def test_an_error_in_the_middle_is_the_cause(self):
+        class Failing(KnownCritic):
+            def score(self, windows):
+                for number, scores in enumerate(super().score(windows)):
+                    if number == 1:
+                        raise RuntimeError("out of memory")
+                    yield scores
+
+        with pytest.raises(CriticError, match="Failing failed: RuntimeError: out of memory") as caught:
+            CPRSEngine(critic=Failing({}, window=16)).compress(CAPITALS, "q")
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+    def test_what_is_no_critic_is_refused(self):
+        with pytest.raises(ArgumentError, match="Critic protocol"):
+            CPRSEngine(critic=object())
+        assert issubclass(ArgumentError, CPRSError)

@@ -1,0 +1,79 @@
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cprs_integrations.units import MAX_UNIT, clauses, segment
+
+
+def cut(text):
+    return [text[unit.start : unit.end] for unit in segment(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Dr. Smith paid 3.5 million. He left.", ["Dr. Smith paid 3.5 million.", "He left."]),
+        (
+            "See Fig. 2 or No. 5, e.g. in v1.2.3. Then i.e. Ada came!",
+            ["See Fig. 2 or No. 5, e.g. in v1.2.3.", "Then i.e. Ada came!"],
+        ),
+        ("他来了。她走了！真的吗？是的", ["他来了。", "她走了！", "真的吗？", "是的"]),
+        ("ما هي العاصمة؟ باريس هي العاصمة. هذا جيد.", ["ما هي العاصمة؟", "باريس هي العاصمة.", "هذا جيد."]),
+        ("यह एक वाक्य है। दूसरा वाक्य।", ["यह एक वाक्य है।", "दूसरा वाक्य।"]),
+        ("def f(x):\n    return x + 1\n", ["def f(x):", "return x + 1"]),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", ["| a | b |", "|---|---|", "| 1 | 2 |"]),
+        ("name\tage\nAda\t36\nAlan\t41", ["name\tage", "Ada\t36", "Alan\t41"]),
+        ("- milk\n- eggs\n* bread\n1. one\n2. two", ["- milk", "- eggs", "* bread", "1. one", "2. two"]),
+        ("one\r\ntwo\rthree\u2028four", ["one", "two", "three", "four"]),
+        ('"k1": "v1",\n"k2": "v2",', ['"k1": "v1",', '"k2": "v2",']),
+        ("", []),
+        (" \n\t\u3000 ", []),
+    ],
+)
+def test_units_are_sentences_of_prose_and_lines_of_the_rest(text, expected):
+    assert cut(text) == expected
+
+
+def test_wrapped_prose_is_joined_before_it_is_cut():
+    first = "The quick brown fox jumps over the lazy dog and then\nruns through the forest until it is tired."
+    second = "It sleeps there\nall night."
+    assert cut(f"{first} {second}") == [first, second]
+
+
+def test_paragraphs_are_numbered_by_blank_lines_and_by_long_lines():
+    text = "One. Two.\n\nThree.\n \t\nFour.\n" + "A long line is a paragraph of its own. " * 8
+    numbers = [unit.paragraph for unit in segment(text)]
+    assert numbers[:3] == [numbers[0]] * 2 + [numbers[0] + 1]
+    assert numbers[3] == numbers[2] + 1
+    assert len(set(numbers[4:])) == 1
+    assert numbers[4] > numbers[3]
+
+
+@pytest.mark.parametrize("text", ["word " * 100_000, "x" * 200_000, "字" * 100_000, "a, b; " * 50_000, "。" * 100_000])
+def test_a_giant_line_is_cut_into_pieces_that_lose_nothing(text):
+    pieces = cut(text)
+    assert max(map(len, pieces)) <= MAX_UNIT
+    assert re.sub(r"\s", "", "".join(pieces)) == re.sub(r"\s", "", text)
+
+
+def test_long_sentences_are_cut_at_clauses():
+    pieces = cut("and so it went on, " * 400)
+    assert all(piece.endswith(",") for piece in pieces)
+
+
+@given(st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(".!? \n\r\t|-1a。"))))
+def test_units_cover_all_but_white_space_in_order(text):
+    units = list(segment(text))
+    assert all(before.end <= after.start for before, after in itertools.pairwise(units))
+    assert all(before.paragraph <= after.paragraph for before, after in itertools.pairwise(units))
+    kept = "".join(text[unit.start : unit.end] for unit in units)
+    assert [c for c in kept if not c.isspace()] == [c for c in text if not c.isspace()]
+    assert all(text[unit.start : unit.end].strip() == text[unit.start : unit.end] != "" for unit in units)
+
+
+def test_clauses_begin_after_commas_and_colons_but_not_inside_numbers():
+    text = "In 1,000 years: gold, silver; done"
+    assert [text[start:] for start in clauses(text)] == [text, "gold, silver; done", "silver; done", "done"]
