@@ -8,6 +8,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -177,20 +178,16 @@ def _cut(context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, loo
     Coarser parts are preferred unless a finer one is worth more than twice as much.
     """
     closeup = look(unit.start, unit.end)
+    coarse: list[list[int]] = []
+    start, end = unit.start, unit.end
     if len(closeup.units) > 1:
-        if _cut_at(context, budget, kept, unit, closeup, [closeup.units.tolist()]):
-            return True
-        borders = np.append(closeup.units, unit.end)
-        worth = np.diff(_worth(closeup, borders))
-        best = int(worth.argmax())
-        unit = Span(
-            int(borders[best]), _trimmed_end(context, int(borders[best]), int(borders[best + 1])), unit.score, unit.label
-        )
-        closeup = look(unit.start, unit.end)
-    parts = [_clauses(context, unit), _words(context, unit)]
-    return _cut_at(context, budget, kept, unit, closeup, parts) or _cut_at(
-        context, budget, kept, unit, closeup, [np.unique(closeup.starts).tolist()]
-    )
+        coarse = [[*closeup.units.tolist(), end]]
+        start, end = max(pairwise(coarse[0]), key=lambda borders: look(*borders).score)
+    text = context.slice(start, end)
+    by_clauses = [*(start + offset for offset in clauses(text)), end]
+    by_words = [*(start + word.start() for word in _WORD.finditer(text)), end]
+    by_tokens = [*np.unique(look(start, end).starts).tolist(), end]
+    return any(_cut_at(context, budget, kept, unit, closeup, kinds) for kinds in ([*coarse, by_clauses, by_words], [by_tokens]))
 
 
 def _cut_at(
@@ -199,7 +196,7 @@ def _cut_at(
     """Keep the best stretch between the borders of one of some kinds, the coarsest first."""
     limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
     while limit > 0:
-        stretches = (_best_stretch(context, [*borders, unit.end], limit, closeup) for borders in kinds)
+        stretches = (_best_stretch(context, points, limit, closeup) for points in kinds)
         found = [stretch for stretch in stretches if stretch is not None]
         if not found:
             return False
@@ -211,17 +208,10 @@ def _cut_at(
     return False
 
 
-def _clauses(context: LongContext, unit: Span) -> list[int]:
-    return [unit.start + offset for offset in clauses(context.slice(unit.start, unit.end))]
-
-
-def _words(context: LongContext, unit: Span) -> list[int]:
-    return [unit.start + word.start() for word in _WORD.finditer(context.slice(unit.start, unit.end))]
-
-
 def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: Closeup) -> tuple[float, int, int] | None:
     """Of the stretches from point to point, at most `limit` characters long, the one worth most: `worth, start, end`."""
-    worth = _worth(closeup, points)
+    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
+    worth = sums[np.searchsorted(closeup.ends, points, side="right")]
     best, high = None, 0
     for low in range(len(points) - 1):
         high = max(high, low)
@@ -231,13 +221,6 @@ def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: 
         if stop > points[low] and (best is None or worth[high] - worth[low] > best[0]):
             best = (float(worth[high] - worth[low]), points[low], stop)
     return best
-
-
-def _worth(closeup: Closeup, points: Sequence[int] | Places) -> Floats:
-    """Sum of the probabilities of all tokens that end before each point."""
-    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
-    found: Floats = sums[np.searchsorted(closeup.ends, points, side="right")]
-    return found
 
 
 def _trimmed_end(context: LongContext, start: int, end: int) -> int:

@@ -54,12 +54,12 @@ class RerankerCritic:
         self._is_pair = isinstance(model, library.CrossEncoder)
         if self._is_pair and model.num_labels != 1:
             raise ArgumentError(f"model: a cross-encoder with {model.num_labels} labels; one with a single score is needed")
-        backend.encode_special_tokens = True
+        model.tokenizer.split_special_tokens = True
         self._model: Any = model
         self._batch_size = batch_size
         self._tokenizer = plain_tokenizer(backend.to_str())
         self.threshold = threshold if threshold is not None else (0.5 if self._is_pair else 0.65)
-        length = model.max_length if self._is_pair else model.max_seq_length
+        length = getattr(model, "max_seq_length", None) or getattr(model, "max_length", None)
         length = min(length or _DEFAULT_LENGTH, 8192)
         self.limits = Limits(window=length, longest=length, margin=0)
         self._asked: tuple[str, Any] = ("", None)

@@ -87,12 +87,13 @@ class TestTightBudgets:
         assert engine.compress(self.text, "q", max_tokens=4, granularity="sentence").text == "the expedition"
 
     def test_of_a_document_that_does_not_fit_the_best_sentences_are_kept(self):
-        engine = CPRSEngine(critic=KnownCritic({"ridge": 0.9, "Down": 0.8}, default=0.1))
+        engine = CPRSEngine(critic=KnownCritic({"ridge": 0.9, "Down": 0.8}, default=0.02))
         documents = [f"It rained for a week. {self.text} Down in the camp they waited. Nobody slept that night."]
         assert engine.compress(documents, "q", granularity="document", max_ratio=0.75).text == (
             f"{self.text} Down in the camp they waited."
         )
-        assert engine.compress(documents, "q", granularity="document", max_ratio=0.2).text.startswith("climbed the last ridge")
+        assert engine.compress(documents, "q", granularity="document", max_ratio=0.2).text == "Down in the camp they waited."
+        assert engine.compress(documents, "q", granularity="document", max_ratio=0.14).text in self.text
 
     def test_if_nothing_fits_the_text_is_empty_and_the_statistics_say_why(self):
         engine = CPRSEngine(critic=KnownCritic({"men": 0.9}))
