@@ -127,6 +127,15 @@ def ours(engine: CPRSEngine, **options: str) -> Callable[[Item], list[str]]:
     return texts
 
 
+def retained(items: list[Item], kept: list[list[str]]) -> list[float]:
+    """Share of items of which an answer stands in the kept text, for each ratio."""
+    hits = [
+        [any(answer.lower() in text.lower() for answer in item.answers) for text in texts]
+        for item, texts in zip(items, kept, strict=True)
+    ]
+    return [float(share) for share in np.mean(hits, axis=0)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the evaluation sets (.jsonl.gz)")
@@ -153,13 +162,8 @@ def main() -> None:
         began = time.process_time()
         kept = [method(item) for item in items]
         seconds = time.process_time() - began
-        hits = np.array(
-            [
-                [any(a.lower() in text.lower() for a in item.answers) for text in texts]
-                for item, texts in zip(items, kept, strict=True)
-            ]
-        )
-        print(f"{name:<24}" + "".join(f"{share:>9.3f}" for share in hits.mean(axis=0)) + f"{1000 * seconds / words:>14.3f}")
+        shares = retained(items, kept)
+        print(f"{name:<24}" + "".join(f"{share:>9.3f}" for share in shares) + f"{1000 * seconds / words:>14.3f}")
 
 
 if __name__ == "__main__":

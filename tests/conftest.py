@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,15 @@ from cprs_integrations.critics.known import KnownCritic
 settings.register_profile("ci", max_examples=500, deadline=None)
 settings.register_profile("long", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--data", type=Path, help="folder with the evaluation data, for the tests marked data")
+
+
+@pytest.fixture(scope="session")
+def data(request):
+    return request.config.getoption("--data", skip=True)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,16 @@ ROOT = Path(cprs_integrations.__file__).parent
 
 def test_the_public_names_are_these():
     assert cprs_integrations.__all__ == [
-        "INSTRUCTIONS", "CPRSEngine", "CPRSError", "CompressedContext", "CompressedDocument", "Engine", "Scored", "Span", "Stats",
-    ]  # fmt: skip
+        "INSTRUCTIONS",
+        "CPRSEngine",
+        "CPRSError",
+        "CompressedContext",
+        "CompressedDocument",
+        "Engine",
+        "Scored",
+        "Span",
+        "Stats",
+    ]
     assert all(hasattr(cprs_integrations, name) for name in cprs_integrations.__all__)
 
 

@@ -19,7 +19,7 @@ from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, ModelError
 from cprs_integrations.windows import Ints, Limits, Window
 
-SHIPPED = Path(__file__).parent / "mini"
+SHIPPED = Path(__file__).parent / "mini_model"
 _FILES = ("model.onnx", "tokenizer.json")
 _AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
 

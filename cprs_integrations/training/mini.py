@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
+from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.training.examples import read_examples
 from cprs_integrations.training.model import OUTSIDE, MiniModel
 from cprs_integrations.training.windows import IGNORED, TrainingWindow, WindowMaker
@@ -46,58 +47,88 @@ class Recipe:
     shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))
 
 
-def train(recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cpu") -> MiniModel:
-    """Train, or go on training, the critic of `out`; return it."""
+def train(recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cpu", start: Path | None = None) -> MiniModel:
+    """Train, or go on training, the critic of a run.
+
+    Args:
+        recipe: everything that decides the weights, besides the data.
+        data: folder of training sets.
+        minilm: folder of all-MiniLM-L6-v2.
+        out: folder of the run; its checkpoint, if there is one, is taken up again.
+        device: where to train.
+        start: checkpoint of another run whose weights this one begins with.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(minilm)
     examples = [example for example in read_examples(data, recipe.shares, recipe.seed) if not example.is_held_out]
     maker = WindowMaker(examples, tokenizer, recipe.size)
-    model = MiniModel.from_minilm(minilm, tokenizer.token_to_id("[SEP]")).to(device)
-    model.encoder.embeddings.word_embeddings.weight.requires_grad_(False)
-    optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    checkpoint, step = out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        step = state["step"]
-    model.train()
-    log, began, tokens = (out / "log.jsonl").open("a"), time.perf_counter(), 0
-    losses: list[float] = []
+    run = _Run(MiniModel.from_minilm(minilm, tokenizer.token_to_id("[SEP]")).to(device), recipe, out)
+    run.take_up(device, start)
     batches: list[list[TrainingWindow]] = []
-    while step < recipe.steps:
-        if not batches or step % _BLOCK == 0:
-            batches = _draw_batches(maker, recipe, step // _BLOCK)
-        batch = collate(batches[step % _BLOCK], device)
+    with (out / "log.jsonl").open("a") as log:
+        began, tokens, losses = time.perf_counter(), 0, []
+        while run.step < recipe.steps:
+            if not batches or run.step % _BLOCK == 0:
+                batches = _draw_batches(maker, recipe, run.step // _BLOCK)
+            batch = collate(batches[run.step % _BLOCK], device)
+            losses.append(run.learn(batch, device))
+            tokens += int(batch["mask"].sum())
+            if run.step % _LOG_EVERY == 0:
+                speed = tokens / (time.perf_counter() - began)
+                log.write(json.dumps({"step": run.step, "loss": float(np.mean(losses)), "tokens_per_second": speed}) + "\n")
+                log.flush()
+                losses = []
+            if run.step % _SAVE_EVERY == 0 or run.step == recipe.steps:
+                run.save()
+    return run.model.eval()
+
+
+class _Run:
+    """A model with all that its training has to remember."""
+
+    def __init__(self, model: MiniModel, recipe: Recipe, out: Path) -> None:
+        self.model, self.recipe, self.step = model, recipe, 0
+        model.encoder.embeddings.word_embeddings.weight.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.01)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, recipe))
+        self.checkpoint = out / "checkpoint.pt"
+
+    def take_up(self, device: str, start: Path | None) -> None:
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.step = state["step"]
+        elif start is not None:
+            state = torch.load(start, map_location=device, weights_only=True)
+        else:
+            return
+        self.model.load_state_dict(state["model"])
+
+    def learn(self, batch: dict[str, Tensor], device: str) -> float:
+        self.model.train()
         with torch.autocast(device, torch.bfloat16):
-            logits = model(batch["ids"], batch["mask"])
-        loss = critic_loss(logits.float(), batch, recipe.unit_loss)
-        optimizer.zero_grad()
+            logits = self.model(batch["ids"], batch["mask"])
+        loss = critic_loss(logits.float(), batch, self.recipe.unit_loss)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        step += 1
-        losses.append(loss.item())
-        tokens += int(batch["mask"].sum())
-        if step % 20 == 0:
-            row = {"step": step, "loss": float(np.mean(losses)), "tokens_per_second": tokens / (time.perf_counter() - began)}
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            losses = []
-        if step % 100 == 0 or step == recipe.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "schedule": schedule.state_dict(), "step": step}, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-    log.close()
-    return model.eval()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return loss.item()
+
+    def save(self) -> None:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        new = self.checkpoint.with_suffix(".new")
+        torch.save({**state, "schedule": self.schedule.state_dict(), "step": self.step}, new)
+        new.replace(self.checkpoint)
 
 
 _BLOCK = 8  # batches drawn at once and sorted by length, so that little is padded
+_LOG_EVERY, _SAVE_EVERY = 20, 100  # steps
 
 
 def _draw_batches(maker: WindowMaker, recipe: Recipe, block: int) -> list[list[TrainingWindow]]:
@@ -108,11 +139,7 @@ def _draw_batches(maker: WindowMaker, recipe: Recipe, block: int) -> list[list[T
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read MiniLM's tokenizer so that control tokens in a text are plain text."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    return plain_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def critic_loss(logits: Tensor, batch: dict[str, Tensor], unit_weight: float) -> Tensor:
@@ -178,10 +205,11 @@ def main() -> None:
     parser.add_argument("--minilm", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--recipe", type=Path, help="JSON with fields of Recipe; default: the shipped critic's")
+    parser.add_argument("--start", type=Path, help="checkpoint.pt of another run to begin with")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     recipe = Recipe(**json.loads(options.recipe.read_text())) if options.recipe else Recipe()
-    train(recipe, options.data, options.minilm, options.out, options.device)
+    train(recipe, options.data, options.minilm, options.out, options.device, options.start)
 
 
 if __name__ == "__main__":

