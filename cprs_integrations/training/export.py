@@ -79,7 +79,7 @@ def load(checkpoint: Path, minilm: Path, separator: int | None) -> MiniModel:
     """Read a trained critic from the checkpoint of a run."""
     model = MiniModel.from_minilm(minilm, separator)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
+    model.load_state_dict({**model.state_dict(), **state["model"]})
     return model.eval()
 
 

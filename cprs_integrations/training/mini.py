@@ -65,6 +65,7 @@ def train(recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cp
     examples = [example for example in read_examples(data, recipe.shares, recipe.seed) if not example.is_held_out]
     maker = WindowMaker(examples, tokenizer, recipe.size)
     run = _Run(MiniModel.from_minilm(minilm, tokenizer.token_to_id("[SEP]")).to(device), recipe, out)
+    run.model.rarity.copy_(torch.from_numpy(maker.rarity()))
     run.take_up(device, start)
     batches: list[list[TrainingWindow]] = []
     with (out / "log.jsonl").open("a") as log:
@@ -105,7 +106,8 @@ class _Run:
             state = torch.load(start, map_location=device, weights_only=True)
         else:
             return
-        self.model.load_state_dict(state["model"])
+        # what the other run did not have keeps its first values
+        self.model.load_state_dict({**self.model.state_dict(), **state["model"]})
 
     def learn(self, batch: dict[str, Tensor], device: str) -> float:
         self.model.train()

@@ -15,9 +15,12 @@ class MiniModel(nn.Module):
     """Token ids in, BIOE logits out.
 
     The separators alone tell instruction, query and text apart, so ids are the only input. A token of the text that
-    also stands in the query gets a learned vector added to its embedding: exact matches (numbers, names, keys) are what
-    a small encoder reads worst.
+    also stands in the query gets a learned vector added to its embedding, and a second one the more of it the rarer the
+    token is; the tokens of the query are told how rare they are, too. Exact matches of rare words (numbers, names, keys)
+    are what a small encoder reads worst.
     """
+
+    rarity: Tensor
 
     def __init__(self, encoder: BertModel, separator: int | None) -> None:
         super().__init__()
@@ -25,6 +28,9 @@ class MiniModel(nn.Module):
         self.separator = separator
         size = encoder.config.hidden_size
         self.match = nn.Parameter(torch.zeros(size))
+        self.rare_match = nn.Parameter(torch.zeros(size))
+        self.rare_query = nn.Parameter(torch.zeros(size))
+        self.register_buffer("rarity", torch.zeros(encoder.config.vocab_size))
         self.head = nn.Linear(size, BIOE)
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
@@ -46,7 +52,10 @@ class MiniModel(nn.Module):
         in_text = (segment >= TEXT_SEGMENT) & (is_separator == 0)
         equal = ids[:, :, None] == ids[:, None, :]
         matched = in_text & (equal & in_query[:, None, :]).any(dim=2)
-        embedded = self.encoder.embeddings.word_embeddings(ids) + matched[:, :, None].to(self.match.dtype) * self.match
+        embedded = self.encoder.embeddings.word_embeddings(ids)
+        rarity = self.rarity[ids][:, :, None]
+        embedded = embedded + matched[:, :, None].to(embedded.dtype) * (self.match + rarity * self.rare_match)
+        embedded = embedded + in_query[:, :, None].to(embedded.dtype) * rarity * self.rare_query
         hidden = self.encoder(
             inputs_embeds=embedded,
             token_type_ids=(segment >= TEXT_SEGMENT).to(torch.int64),

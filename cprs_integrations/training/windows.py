@@ -57,6 +57,17 @@ class WindowMaker:
         self._cache: dict[int, Encoded] = {}
         self._classify, self._separate = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
 
+    def rarity(self, documents: int = 8_000) -> npt.NDArray[np.float32]:
+        """Return the inverse frequency of each token in the units of some documents, from 0 (in all) to 1 (in none)."""
+        counts, units = np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64), 0
+        for example in self.examples[:: max(1, len(self.examples) // documents)]:
+            tokens = self._encode(example.documents[0].text)
+            pairs = np.unique(np.stack((tokens.units, tokens.ids)), axis=1)
+            np.add.at(counts, pairs[1], 1)
+            units += int(tokens.units[-1]) + 1 if len(tokens.units) else 0
+        found: npt.NDArray[np.float32] = (np.log((units + 1) / (counts + 1)) / np.log(units + 1)).astype(np.float32)
+        return found
+
     def draw(self, rng: np.random.Generator) -> TrainingWindow:
         """Draw one window."""
         index = int(rng.integers(len(self.examples)))

@@ -140,7 +140,19 @@ def test_the_model_sees_which_words_of_the_text_stand_in_the_query(tokenizer):
         model.match.zero_()
         without = model(ids)
         model.match.fill_(0.5)
+        model.rarity.fill_(1.0)
+        model.rare_match.fill_(0.5)
         assert torch.allclose(without, model(ids))
+        ids[0, 6] = 2054
+        common = model(ids)
+        model.rarity[2054] = 0.0
+        assert not torch.allclose(common, model(ids))
+
+
+def test_rare_words_are_told_from_common_ones(data, tokenizer):
+    rarity = WindowMaker(read_examples(data, SHARES), tokenizer).rarity()
+    word = {text: float(rarity[tokenizer.token_to_id(text)]) for text in ("the", "yeast", "zebra")}
+    assert 0 <= word["the"] < word["yeast"] < word["zebra"] == 1
 
 
 def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer):
