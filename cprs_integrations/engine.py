@@ -24,12 +24,11 @@ from cprs_integrations.result import CompressedContext
 from cprs_integrations.scored import Scored
 from cprs_integrations.selection import Bounds, Granularity, TokenCounter, check_granularity
 from cprs_integrations.units import Unit, segment
-from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, largest_piece, pack
+from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, largest_piece, largest_title, pack
 
 Documents = str | Sequence[str]
 
 _BATCH = 65_536  # characters that are tokenized in one call
-_MAX_TITLE = 24  # tokens of a title that a window shows
 
 
 class Engine(Protocol):
@@ -247,7 +246,9 @@ class _Job:
         """Cut the documents into units, tokenize these in batches, and write both into the ledger."""
         for document, (text, title) in enumerate(zip(self.context.documents, self.context.titles, strict=True)):
             text = readable(text)
-            title_ids = self.critic.encode([readable(title) + ":"]).ids[:_MAX_TITLE] if title.strip() else NO_TOKENS
+            title_ids = NO_TOKENS
+            if title.strip():
+                title_ids = self.critic.encode([readable(title) + ":"]).ids[: largest_title(self.room)]
             for units, tokens in _tokenized(self.critic, text):
                 yield from self._noted(document, text, units, tokens, title_ids)
 

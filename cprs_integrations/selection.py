@@ -3,12 +3,12 @@
 One budget is shared by all documents. What is counted is what is returned, separators included.
 """
 
-import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -51,7 +51,7 @@ class Bounds:
             raise ArgumentError(f"threshold must be a number from 0 to 1, not {self.threshold!r}")
         if self.max_ratio is not None and not (_is_number(self.max_ratio) and 0 < self.max_ratio <= 1):
             raise ArgumentError(f"max_ratio must be a number above 0 and up to 1, not {self.max_ratio!r}")
-        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
+        if self.max_tokens is not None and (not _is_number(self.max_tokens, Integral) or self.max_tokens < 1):
             raise ArgumentError(f"max_tokens must be a whole number from 1, not {self.max_tokens!r}")
         if isinstance(self.protect, str | re.Pattern) or not isinstance(self.protect, Sequence):
             raise ArgumentError(f"protect must be a sequence of regular expressions, not {self.protect!r}")
@@ -347,5 +347,5 @@ def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
         raise ArgumentError(f"protect: {pattern!r} is not a valid regular expression: {error}") from error
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+def _is_number(value: object, kind: type = Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value == value

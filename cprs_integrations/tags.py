@@ -16,7 +16,7 @@ MARKED = 0.5
 """Probability from which a token counts as marked, whatever stands around it."""
 _SEED = 0.5  # share of its unit's best token that starts a phrase where nothing is marked
 _GROW = 0.5  # share of that level down to which a phrase goes on
-_WHOLE = 0.5  # coverage from which whole units are marked, not phrases in them
+_WHOLE = 0.58  # coverage from which whole units are marked, not phrases in them
 
 
 @dataclass(frozen=True)

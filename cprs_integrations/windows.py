@@ -83,7 +83,7 @@ class Limits:
         Raises:
             ArgumentError: the prompt would leave less than half a window.
         """
-        needed = max(self.window // 2, 2 * self.margin + 1)
+        needed = max(self.window // 2, 4 * self.margin + 4)
         size = min(self.longest, max(self.window, len(prompt.ids) + needed))
         if size - len(prompt.ids) < needed:
             raise ArgumentError(
@@ -145,9 +145,14 @@ class _Draft:
         )
 
 
-def largest_piece(room: int, margin: int, title: int) -> int:
-    """Tokens that a piece may have so that it fits a window with its title and the context on both sides."""
-    return room - 2 * margin - title
+def largest_title(room: int) -> int:
+    """Tokens of a title that windows show: a long one must not crowd out the text."""
+    return min(24, room // 4)
+
+
+def largest_piece(room: int, margin: int, extra: int) -> int:
+    """Tokens that a piece may have so that it fits a window with the context on both sides and `extra` tokens."""
+    return room - 2 * margin - extra
 
 
 def pack(pieces: Iterable[Piece], prompt: Prompt, room: int, margin: int, separator: Ints) -> Iterator[Window]:

@@ -6,6 +6,7 @@ threshold is the largest that still keeps a given share of the units with eviden
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def main() -> None:
         )
     threshold = round(float(np.quantile(best, 1 - options.keep)), 4)
     lines.append(f"threshold {threshold}")
-    parser._print_message("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines) + "\n")
     if options.write:
         config = json.loads((options.model / "config.json").read_text())
         (options.model / "config.json").write_text(json.dumps(config | {"threshold": threshold}, indent=1) + "\n")

@@ -89,8 +89,9 @@ def test_the_prompt_is_classify_instruction_separator_query_separator(engine):
     assert [place for place, token in enumerate(ids) if token == 102] == [2, len(ids) - 1]
 
 
-def _text_in_child(queue):
-    queue.put(CPRSEngine.from_pretrained().compress(CAPITALS, QUESTION, max_ratio=0.3).text)
+def _texts_in_child(queue, engine):
+    engines = (engine, CPRSEngine.from_pretrained())
+    queue.put([engine.compress(CAPITALS, QUESTION, max_ratio=0.3).text for engine in engines])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -99,9 +100,9 @@ def test_it_works_after_a_fork(engine):
     expected = engine.compress(CAPITALS, QUESTION, max_ratio=0.3).text
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_text_in_child, args=(queue,))
+    child = context.Process(target=_texts_in_child, args=(queue, engine))
     child.start()
-    assert queue.get(timeout=60) == expected
+    assert queue.get(timeout=60) == [expected, expected]
     child.join(60)
     assert child.exitcode == 0
 

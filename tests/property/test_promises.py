@@ -34,6 +34,7 @@ OPTIONS = st.fixed_dictionaries(
         "max_ratio": st.floats(0, 1, exclude_min=True),
         "max_tokens": st.integers(1, 60),
         "token_counter": COUNTERS,
+        "titles": st.sampled_from(["", "A title", "A long title " * 20]),
         "protect": st.sampled_from([(), (r"\w+",), (r"[SEP]", "word."), (r"(?s).{1,9}",)]),
     },
 )
@@ -43,6 +44,8 @@ OPTIONS = st.fixed_dictionaries(
 @given(DOCUMENTS, CRITICS, OPTIONS)
 def test_verbatim_traceable_and_bounded(documents, critic, options):
     before = list(documents)
+    if "titles" in options:
+        options["titles"] = [options["titles"]] * len(documents)
     engine = CPRSEngine(critic=critic)
     context = engine.compress(documents, "query", **options)
     assert documents == before
@@ -66,7 +69,7 @@ def test_verbatim_traceable_and_bounded(documents, critic, options):
 @given(st.lists(st.tuples(DOCUMENTS, st.sampled_from(["a", "b"])), max_size=4), CRITICS, OPTIONS)
 def test_a_batch_is_the_same_as_one_by_one(items, critic, options):
     engine = CPRSEngine(critic=critic)
-    granularity = options.pop("granularity", None)
+    granularity, _ = options.pop("granularity", None), options.pop("titles", None)
     batch = engine.compress_batch(items, granularity=granularity, **options)
     single = [engine.compress(documents, query, granularity=granularity, **options) for documents, query in items]
     assert [found.documents for found in batch] == [found.documents for found in single]
