@@ -147,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     items = read_items(options.data, options.set, options.items, options.seed)
     engine = CPRSEngine.from_pretrained(options.critic)
-    methods = {"cprs": ours(engine), "cprs, sentences": ours(engine, granularity="sentence")}
+    methods = {"cprs": ours(engine)}
     if not options.only_ours:
         similarity = minilm()
         methods |= {

@@ -15,9 +15,8 @@ from cprs_integrations.selection import Granularity
 NOTHING_KEPT, FAILED = 1, 2
 
 _DEMO = (
-    "How do I define a decorator for a function?",
-    "What happens if an exception is raised in a finally clause?",
-    "which characters can an identifier start with",
+    "Which exception is raised when a key is not in a dictionary?",
+    "How do f-strings format numbers?",
 )
 
 

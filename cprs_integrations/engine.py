@@ -99,7 +99,7 @@ class CPRSEngine:
             documents: one text or a sequence of texts.
             query: the user's question; may be empty when there is an instruction.
             instruction: what to keep, in natural language, or a name from `INSTRUCTIONS`; None: sentences that help to
-                answer the query.
+                answer the query (with the granularity "keyword": words that answer it).
             granularity: None: as the critic marks it, guided by the instruction; or "keyword", "sentence", "paragraph",
                 "document": units are snapped to it.
             threshold: keep units whose score reaches it, in [0, 1].
@@ -179,11 +179,11 @@ class CPRSEngine:
         titles: Sequence[str | None] | None = None,
     ) -> "_Job":
         check_granularity(granularity)
-        return _Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction), granularity)
+        return _Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction, granularity), granularity)
 
-    def _prompt(self, query: str | None, instruction: str | None) -> Prompt:
+    def _prompt(self, query: str | None, instruction: str | None, granularity: Granularity | None) -> Prompt:
         check_question(query, instruction)
-        asked = resolve(instruction)
+        asked = resolve(instruction, granularity)
         return Prompt(asked, query or "", self.critic.encode_prompt(readable(asked), readable(query or "")))
 
     def _run(self, jobs: Sequence["_Job"], show_progress: bool) -> Iterator[Scored]:

@@ -15,10 +15,14 @@ INSTRUCTIONS = {
 """Named instructions: `instruction="keywords"` is short for the sentence behind that name."""
 
 
-def resolve(instruction: str | None) -> str:
-    """Return the text of a named instruction, the default for None or blanks, and any other text unchanged."""
+def resolve(instruction: str | None, granularity: str | None = None) -> str:
+    """Return the text of a named instruction, or any other text unchanged.
+
+    None or blanks: the default; or, where words are wanted, the instruction for keywords, since a critic that marks
+    sentences has none to offer.
+    """
     if instruction is None or not instruction.strip():
-        return DEFAULT
+        return INSTRUCTIONS["keywords"] if granularity == "keyword" else DEFAULT
     return INSTRUCTIONS.get(instruction, instruction)
 
 

@@ -23,7 +23,7 @@ Granularity = Literal["keyword", "sentence", "paragraph", "document"]
 TokenCounter = Callable[[str], int]
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
-_PATIENCE = 12  # candidates in a row that may fail to fit: beyond them, what fits is small rather than good
+_PATIENCE = 12  # candidates that may fail to fit: beyond them, what fits is small rather than good
 _WORD = re.compile(r"\S+")
 
 
@@ -160,13 +160,10 @@ def choose(
             break
         start, end = int(candidates.starts[index]), int(candidates.ends[index])
         score, label = round(float(candidates.scores[index]), 6), candidates.label(index)
-        if budget.admit(kept, start, end, score, label):
-            misses = 0
-        elif first and not _cut(context, budget, kept, Span(start, end, score, label), look):
-            left_out.append(_left_out(context, start, end, f"the best unit: no part of it fits {budget.name}"))
+        if not budget.admit(kept, start, end, score, label):
             misses += 1
-        else:
-            misses += 1
+            if first and not _cut(context, budget, kept, Span(start, end, score, label), look):
+                left_out.append(_left_out(context, start, end, f"the best unit: no part of it fits {budget.name}"))
         first = False
     budget.settle(kept)
     return Chosen(kept.spans(), tuple(left_out))
