@@ -23,7 +23,7 @@ bare: .venv/dev
 
 # what needs the evaluation data: make data-test DATA=folder
 data-test: .venv/dev
-	$(BIN)/python -m pytest -m data --data $(DATA)
+	$(BIN)/python -m pytest tests/data -m data --data=$(DATA)
 
 .venv/python:
 	$(PYTHON) -m venv .venv
