@@ -114,7 +114,7 @@ class CPRSEngine:
             ArgumentError: an argument has a value it cannot have.
             CriticError: the critic failed; its own error is the cause.
         """
-        Bounds(threshold, max_ratio, max_tokens, protect)
+        Bounds(threshold, max_ratio, max_tokens, protect, token_counter)
         scored = self.score(
             documents, query, instruction=instruction, granularity=granularity, titles=titles, show_progress=show_progress
         )
@@ -147,7 +147,7 @@ class CPRSEngine:
         Returns:
             One result an item, in order: the same, to the byte, as compressing them one by one.
         """
-        Bounds(**{name: value for name, value in selection.items() if name != "token_counter"})
+        Bounds(**selection)
         jobs = [self._job(documents, query, instruction, granularity) for documents, query in items]
         return [scored.select(**selection) for scored in self._run(jobs, show_progress)]
 

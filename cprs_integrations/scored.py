@@ -105,7 +105,7 @@ class Scored:
             ArgumentError: an argument has a value it cannot have.
         """
         check_granularity(granularity)
-        bounds = Bounds(threshold, max_ratio, max_tokens, protect)
+        bounds = Bounds(threshold, max_ratio, max_tokens, protect, token_counter)
         if bounds.is_open:
             bounds = Bounds(threshold=self.threshold, protect=bounds.protect)
         began = time.perf_counter()

@@ -36,6 +36,7 @@ class Bounds:
         max_ratio: upper bound of returned characters to all characters; in (0, 1].
         max_tokens: upper bound of returned tokens; at least 1.
         protect: regular expressions whose matches are kept first, whole or not at all.
+        token_counter: counts the tokens of a text for `max_tokens`; None leaves it to the critic.
 
     Raises:
         ArgumentError: a value is out of its range, or a pattern does not compile.
@@ -45,8 +46,11 @@ class Bounds:
     max_ratio: float | None = None
     max_tokens: int | None = None
     protect: Sequence[str | re.Pattern[str]] = ()
+    token_counter: TokenCounter | None = None
 
     def __post_init__(self) -> None:
+        if self.token_counter is not None and not callable(self.token_counter):
+            raise ArgumentError(f"token_counter must be a function from str to int, not {self.token_counter!r}")
         if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
             raise ArgumentError(f"threshold must be a number from 0 to 1, not {self.threshold!r}")
         if self.max_ratio is not None and not (_is_number(self.max_ratio) and 0 < self.max_ratio <= 1):

@@ -50,6 +50,7 @@ def test_a_question_is_text(engine, name, value):
         ("threshold", -1, "from 0 to 1"),
         ("threshold", float("nan"), "from 0 to 1"),
         ("granularity", "word", "'keyword', 'sentence', 'paragraph', 'document'"),
+        ("token_counter", 3, "function from str to int"),
         ("protect", "abc", "sequence of regular expressions"),
         ("protect", ["("], "not a valid regular expression"),
         ("protect", [b"x"], "not a regular expression for str"),
