@@ -176,6 +176,22 @@ class TestScoreAndSelect:
         arrays = [value for value in vars(scored).values() if isinstance(value, np.ndarray)]
         assert sum(array.nbytes for array in arrays) <= 16 * len(scored.odds)
 
+    def test_the_critic_reads_in_proportion_to_the_context(self):
+        class Reading(KnownCritic):
+            read = 0
+
+            def score(self, windows):
+                for window in windows:
+                    self.read += len(window.ids)
+                    yield from super().score([window])
+
+        shares = []
+        for times in (20, 320):
+            critic = Reading({}, default=0.5)
+            scored = CPRSEngine(critic=critic).score(" ".join(CAPITALS) * times, "q")
+            shares.append(critic.read / len(scored.odds))
+        assert 1 <= shares[1] <= 1.05 * shares[0] < 2
+
     def test_a_result_is_json(self, known):
         context = known.compress([*CAPITALS, "\ud800 Paris"], "q")
         read = json.loads(json.dumps(context.to_dict()))
