@@ -55,6 +55,11 @@ def read_examples(folder: Path, shares: dict[str, int], seed: int = 0) -> list[E
     return examples
 
 
+def read_haystack(folder: Path) -> list[str]:
+    """Read the texts of all files `folder/*.jsonl.gz`: each line has a `text`."""
+    return [str(row["text"]).replace("\r\n", "\n") for path in sorted(folder.glob("*.jsonl.gz")) for row in _read(path)]
+
+
 _DOCS: dict[Path, dict[str, str]] = {}
 
 

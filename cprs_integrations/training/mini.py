@@ -19,9 +19,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cprs_integrations.critics.tokenizing import plain_tokenizer
-from cprs_integrations.training.examples import read_examples
+from cprs_integrations.training.examples import read_examples, read_haystack
 from cprs_integrations.training.model import OUTSIDE, MiniModel
-from cprs_integrations.training.windows import IGNORED, TrainingWindow, WindowMaker
+from cprs_integrations.training.teacher import teach
+from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker
+
+Group = list[TrainingWindow]
 
 SHARES = {
     "squadshifts_wiki": 7_359, "squadshifts_reddit": 9_173, "squadshifts_amazon": 9_238, "squad_train_nqg": 11_808,
@@ -32,9 +35,32 @@ SHARES = {
 """Items taken from each training set; sets of few or easy questions count for little."""
 
 
+TAUGHT = (
+    "squadshifts_wiki", "squadshifts_reddit", "squadshifts_amazon", "squad_train_nqg", "squad_train_small", "selqa",
+    "multispanqa", "hotpotqa_train_evidence", "hotpotqa_train_sample", "musique_train_sample",
+)  # fmt: skip
+"""Sources of short texts, on which MiniLM teaches its cosines."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, besides the data."""
+    """Everything that decides the weights, besides the data.
+
+    Attributes:
+        steps: of the optimizer.
+        batch: questions a step; each brings one window or, with its companion, two.
+        size: tokens of a window at most.
+        rate: learning rate of the heads, at its highest.
+        layer_decay: factor of the rate from each layer to the one below.
+        warmup: share of the steps in which the rate rises.
+        steady: share of the steps, after the warm-up, in which it stays; then it falls to nearly nothing.
+        frozen: lowest layers that keep their weights, the embeddings with them; 0: only the embeddings of words do.
+        unit_loss, rank_loss, cosine_loss: weights of the losses beside that of the tags; see `critic_loss`.
+        companions: share of the questions that come with a second window, without evidence.
+        seed: of the weights' and the windows' chance.
+        taught: sources on which MiniLM teaches its cosines.
+        shares: items taken from each source.
+    """
 
     steps: int = 1_800
     batch: int = 32
@@ -42,12 +68,21 @@ class Recipe:
     rate: float = 2e-4
     layer_decay: float = 0.85
     warmup: float = 0.06
+    steady: float = 0.0
+    frozen: int = 0
     unit_loss: float = 1.0
+    rank_loss: float = 0.5
+    cosine_loss: float = 0.3
+    companions: float = 0.5
     seed: int = 0
+    taught: tuple[str, ...] = TAUGHT
     shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))
 
 
-def train(recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cpu", start: Path | None = None) -> MiniModel:
+def train(
+    recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cpu", start: Path | None = None,
+    haystack: Path | None = None,
+) -> MiniModel:  # fmt: skip
     """Train, or go on training, the critic of a run.
 
     Args:
@@ -57,17 +92,21 @@ def train(recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cp
         out: folder of the run; its checkpoint, if there is one, is taken up again.
         device: where to train.
         start: checkpoint of another run whose weights this one begins with.
+        haystack: folder of long texts to hide look-up tasks in.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
     torch.manual_seed(recipe.seed)
     tokenizer = load_tokenizer(minilm)
     examples = [example for example in read_examples(data, recipe.shares, recipe.seed) if not example.is_held_out]
-    maker = WindowMaker(examples, tokenizer, recipe.size)
+    straw = read_haystack(haystack) if haystack else []
+    maker = WindowMaker(examples, tokenizer, recipe.size, haystack=straw, companion_share=recipe.companions)
+    if recipe.taught:
+        maker.teacher = teach(examples, recipe.taught, maker.read, tokenizer, minilm, out / "teacher.npz", device)
     run = _Run(MiniModel.from_minilm(minilm, tokenizer.token_to_id("[SEP]")).to(device), recipe, out)
     run.model.rarity.copy_(torch.from_numpy(maker.rarity()))
     run.take_up(device, start)
-    batches: list[list[TrainingWindow]] = []
+    batches: list[list[Group]] = []
     with (out / "log.jsonl").open("a") as log:
         began, tokens, losses = time.perf_counter(), 0, []
         while run.step < recipe.steps:
@@ -91,7 +130,7 @@ class _Run:
 
     def __init__(self, model: MiniModel, recipe: Recipe, out: Path) -> None:
         self.model, self.recipe, self.step = model, recipe, 0
-        model.encoder.embeddings.word_embeddings.weight.requires_grad_(False)
+        model.freeze(recipe.frozen)
         self.optimizer = torch.optim.AdamW(_groups(model, recipe), weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, recipe))
         self.checkpoint = out / "checkpoint.pt"
@@ -112,8 +151,9 @@ class _Run:
     def learn(self, batch: dict[str, Tensor], device: str) -> float:
         self.model.train()
         with torch.autocast(device, torch.bfloat16):
-            logits = self.model(batch["ids"], batch["mask"])
-        loss = critic_loss(logits.float(), batch, self.recipe.unit_loss)
+            hidden = self.model.hidden(batch["ids"], batch["mask"])
+            logits, cosines = self.model.head(hidden), self.model.similarity(hidden)
+        loss = critic_loss(logits.float(), cosines.float()[..., 0], batch, self.recipe)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -133,10 +173,10 @@ _BLOCK = 8  # batches drawn at once and sorted by length, so that little is padd
 _LOG_EVERY, _SAVE_EVERY = 20, 100  # steps
 
 
-def _draw_batches(maker: WindowMaker, recipe: Recipe, block: int) -> list[list[TrainingWindow]]:
+def _draw_batches(maker: WindowMaker, recipe: Recipe, block: int) -> list[list[Group]]:
     rng = np.random.default_rng([recipe.seed, block])
-    windows = sorted((maker.draw(rng) for _ in range(_BLOCK * recipe.batch)), key=lambda window: len(window.ids))
-    return [windows[place * recipe.batch : (place + 1) * recipe.batch] for place in rng.permutation(_BLOCK)]
+    groups = sorted((maker.draw(rng) for _ in range(_BLOCK * recipe.batch)), key=lambda group: max(len(w.ids) for w in group))
+    return [groups[place * recipe.batch : (place + 1) * recipe.batch] for place in rng.permutation(_BLOCK)]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -144,40 +184,84 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return plain_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
-def critic_loss(logits: Tensor, batch: dict[str, Tensor], unit_weight: float) -> Tensor:
-    """Cross-entropy of the tags, and of each unit's mean log-odds: the score by which the engine ranks units."""
+def critic_loss(logits: Tensor, cosines: Tensor, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
+    """What the critic learns from, all of it as the engine will use it.
+
+    - Cross-entropy of the tags.
+    - `unit_loss`: binary cross-entropy of each unit's mean log-odds, the score by which the engine ranks units.
+    - `rank_loss`: of a question's sentences, in both its windows, one with evidence must come first (a softmax over them).
+    - `cosine_loss`: squared error of the cosine that MiniLM gives each unit, in `_COSINE`ths.
+
+    Args:
+        logits: [windows, tokens, 4] of B, I, O, E.
+        cosines: [windows, tokens] prediction of the unit's cosine; its mean over the unit counts.
+        batch: of `collate`.
+        recipe: the weights of the losses.
+    """
     loss = functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)
-    if unit_weight == 0 or not batch["units"].ge(0).any():
-        return loss
-    kept = torch.logsumexp(logits[..., [0, 1, 3]], dim=-1) - logits[..., OUTSIDE]
-    chosen = batch["units"] >= 0
+    count, chosen = len(batch["group"]), batch["units"] >= 0
     owner = batch["units"][chosen]
-    count = int(owner.max()) + 1
-    sizes = torch.zeros(count, device=logits.device).index_add(0, owner, torch.ones_like(kept[chosen]))
-    means = torch.zeros(count, device=logits.device).index_add(0, owner, kept[chosen]) / sizes
-    truth = (batch["targets"][chosen] != OUTSIDE).float()
-    shares = torch.zeros(count, device=logits.device).index_add(0, owner, truth) / sizes
-    return loss + unit_weight * functional.binary_cross_entropy_with_logits(means, (shares > 0.5).float())
+    sizes = torch.bincount(owner, minlength=count).clamp(min=1)
+
+    def means(values: Tensor) -> Tensor:
+        return torch.zeros(count, device=logits.device).index_add(0, owner, values[chosen].float()) / sizes
+
+    score = means(torch.logsumexp(logits[..., [0, 1, 3]], dim=-1) - logits[..., OUTSIDE])
+    truth = means(batch["targets"] != OUTSIDE) > 0.5
+    whole = batch["asked"] > 0
+    if whole.any():
+        loss = loss + recipe.unit_loss * functional.binary_cross_entropy_with_logits(score[whole], truth[whole].float())
+    ranked = batch["asked"] == 1
+    groups = int(batch["group"].max()) + 1 if count else 0
+    best, right = (_log_sums(score, batch["group"], chosen_units, groups) for chosen_units in (ranked, ranked & truth))
+    if (answered := torch.isfinite(right)).any():
+        loss = loss + recipe.rank_loss * (best - right)[answered].mean()
+    if (known := torch.isfinite(batch["cosine"])).any():
+        error = means(cosines)[known] - batch["cosine"][known] / _COSINE
+        loss = loss + recipe.cosine_loss * error.square().mean()
+    return loss
 
 
-def collate(windows: list[TrainingWindow], device: str) -> dict[str, Tensor]:
-    """Pad windows to one batch; the units of sentence and paragraph windows are numbered through it."""
-    length = max(len(window.ids) for window in windows)
+_COSINE = 0.2  # about the spread of MiniLM's cosines
+
+
+def _log_sums(score: Tensor, group: Tensor, chosen: Tensor, groups: int) -> Tensor:
+    """Log of the summed exponentials of the chosen units of each group; -inf where a group has none."""
+    top = torch.full((groups,), -torch.inf, device=score.device)
+    top = top.scatter_reduce(0, group[chosen], score[chosen].detach(), "amax")
+    level = torch.where(torch.isfinite(top), top, 0.0)
+    sums = torch.zeros(groups, device=score.device).index_add(0, group[chosen], torch.exp(score[chosen] - level[group[chosen]]))
+    return torch.where(torch.isfinite(top), torch.log(sums.clamp(min=1e-30)) + level, -torch.inf)
+
+
+def collate(groups: list[Group], device: str) -> dict[str, Tensor]:
+    """Pad the windows of some questions to one batch; units are numbered through it.
+
+    Returns:
+        `ids`, `mask`, `targets` and `units` [windows, tokens]; of each unit its `group` (question), what is `asked` of it
+        (0: keywords, 1: sentences, 2: paragraphs) and its `cosine`, NaN if unknown.
+    """
+    windows = [(number, window) for number, group in enumerate(groups) for window in group]
+    length = max(len(window.ids) for _, window in windows)
     arrays = {
         "ids": np.zeros((len(windows), length), dtype=np.int64),
         "mask": np.zeros((len(windows), length), dtype=np.int64),
         "targets": np.full((len(windows), length), IGNORED, dtype=np.int64),
         "units": np.full((len(windows), length), -1, dtype=np.int64),
     }
-    known = 0
-    for row, window in enumerate(windows):
+    owners, asked, cosines = [], [], []
+    for row, (number, window) in enumerate(windows):
         size = len(window.ids)
         arrays["ids"][row, :size] = window.ids
         arrays["mask"][row, :size] = 1
         arrays["targets"][row, :size] = window.targets
-        if window.granularity != "keyword":
-            arrays["units"][row, :size] = np.where(window.units >= 0, window.units + known, -1)
-            known = max(known, int(arrays["units"].max()) + 1)
+        arrays["units"][row, :size] = np.where(window.units >= 0, window.units + len(owners), -1)
+        first = np.unique(window.units, return_index=True)[1][int(window.units.min() < 0) :]
+        owners.extend([number] * len(first))
+        asked.extend([GRANULARITIES.index(window.granularity)] * len(first))
+        cosines.extend(window.cosines[first])
+    arrays |= {"group": np.array(owners, dtype=np.int64), "asked": np.array(asked, dtype=np.int64)}
+    arrays["cosine"] = np.array(cosines, dtype=np.float32)
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
@@ -197,7 +281,8 @@ def _groups(model: MiniModel, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _rate(step: int, recipe: Recipe) -> float:
     warm = max(1, int(recipe.steps * recipe.warmup))
-    return min(1.0, (step + 1) / warm) * max(0.02, 1 - max(0, step - warm) / (recipe.steps - warm))
+    fall = warm + int(recipe.steps * recipe.steady)
+    return min(1.0, (step + 1) / warm) * max(0.02, 1 - max(0, step - fall) / max(1, recipe.steps - fall))
 
 
 def main() -> None:
@@ -208,10 +293,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--recipe", type=Path, help="JSON with fields of Recipe; default: the shipped critic's")
     parser.add_argument("--start", type=Path, help="checkpoint.pt of another run to begin with")
+    parser.add_argument("--haystack", type=Path, help="folder of long texts (.jsonl.gz) to hide look-up tasks in")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     recipe = Recipe(**json.loads(options.recipe.read_text())) if options.recipe else Recipe()
-    train(recipe, options.data, options.minilm, options.out, options.device, options.start)
+    train(recipe, options.data, options.minilm, options.out, options.device, options.start, options.haystack)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Look-up tasks without end: needles, key-value lines, passkeys and assignment chains, to be hidden in other text."""
+"""Look-up tasks without end, to be hidden in other text: needles, key-value lines, passkeys, chains, table rows, lists."""
 
 import uuid
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Planted:
 
 def plant(rng: np.random.Generator) -> Planted:
     """Draw one task."""
-    return (_needle, _pairs, _passkey, _chain)[rng.integers(4)](rng)
+    return (_needle, _pairs, _passkey, _chain, _rows, _list)[rng.integers(6)](rng)
 
 
 def _word(rng: np.random.Generator) -> str:
@@ -70,7 +70,7 @@ def _needle(rng: np.random.Generator) -> Planted:
 
 def _pairs(rng: np.random.Generator) -> Planted:
     make = (_uuid, _word)[rng.integers(2)]
-    pairs = [(make(rng), make(rng)) for _ in range(int(rng.integers(2, 6)))]
+    pairs = [(make(rng), make(rng)) for _ in range(int(rng.integers(2, 9)))]
     form = ('"{}": "{}",', "{} = {}", "{}: {}", "| {} | {} |")[rng.integers(4)]
     lines = [_line(form.format(key, value), value if index == 0 else None) for index, (key, value) in enumerate(pairs)]
     ask = ('Extract the value corresponding to the key "{}" in the JSON object below.', "value of {}", "What belongs to {}?")
@@ -92,3 +92,27 @@ def _chain(rng: np.random.Generator) -> Planted:
     ]
     question = f"Find all variables that are assigned the value {value} in the text."
     return Planted(question, tuple((step, (4, 9)) for step in steps))
+
+
+def _rows(rng: np.random.Generator) -> Planted:
+    columns = [str(word) for word in rng.choice(_WORDS, size=int(rng.integers(2, 5)), replace=False)]
+    names = [_word(rng) for _ in range(int(rng.integers(2, 8)))]
+    rows = [[str(rng.integers(10, 10**5)) for _ in columns] for _ in names]
+    wanted, column = int(rng.integers(len(names))), int(rng.integers(len(columns)))
+    separator = (" | ", "\t", ", ", ";")[rng.integers(4)]
+    lines = [(separator.join(("name", *columns)), None)]
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        start = len(separator.join((name, *row[:column], "")))
+        answer = (start, start + len(row[column])) if place == wanted else None
+        lines.append((separator.join((name, *row)), answer))
+    ask = ("What is the {} of {}?", "{} {}", "Which value of {} does the table give for {}?")[rng.integers(3)]
+    return Planted(ask.format(columns[column], names[wanted]), tuple(lines))
+
+
+def _list(rng: np.random.Generator) -> Planted:
+    topics = [_word(rng) for _ in range(int(rng.integers(2, 4)))]
+    lines = [(topic, _word(rng)) for topic in topics for _ in range(int(rng.integers(1, 4)))]
+    form = ("- {1} ({0})", "* {0}: {1}", "{0} - {1}", "{1} belongs to {0}.")[rng.integers(4)]
+    ask = ("Which entries belong to {}?", "List everything under {}.", "{} list")[rng.integers(3)]
+    planted = [_line(form.format(topic, entry), entry if topic == topics[0] else None) for topic, entry in lines]
+    return Planted(ask.format(topics[0]), tuple(planted))
