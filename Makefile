@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 HYPOTHESIS_PROFILE ?= ci
 DATA ?=
+ITEMS ?= 500
 
-.PHONY: demo test lint bare data-test clean
+.PHONY: demo test lint bare data-test bench clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
@@ -37,6 +38,11 @@ data-test: .venv/dev
 .venv/dev: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	touch $@ .venv/demo
+
+# the shipped critic against its goals: make bench DATA=folder ITEMS=500
+bench: .venv/dev
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
 
 clean:
 	rm -rf .venv dist build

@@ -167,7 +167,7 @@ class CPRSEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as the critic counts them, but at least one for four bytes: unknown words are no bargain."""
-        count = sum(len(tokens.ids) for _, tokens in _tokenized(self.critic, readable(text)))
+        count = sum(len(tokens.ids) for _, _, tokens in _tokenized(self.critic, readable(text)))
         return max(count, -(-utf8_length(text) // 4))
 
     def _job(
@@ -221,7 +221,8 @@ class _Job:
 
     def __init__(self, critic: Critic, context: LongContext, prompt: Prompt, granularity: Granularity | None) -> None:
         self.critic, self.context, self.prompt, self.granularity = critic, context, prompt, granularity
-        self.ledger = Ledger()
+        # without a query its words stand in the instruction; most critics need no blend, so the protocol asks for none
+        self.ledger = Ledger(prompt.query.strip() or prompt.instruction, getattr(critic, "blends", None))
         self.room = critic.limits.room(prompt)
         self._sent = 0
         self._is_cut = False
@@ -249,21 +250,21 @@ class _Job:
             title_ids = NO_TOKENS
             if title.strip():
                 title_ids = self.critic.encode([readable(title) + ":"]).ids[: largest_title(self.room)]
-            for units, tokens in _tokenized(self.critic, text):
-                yield from self._noted(document, text, units, tokens, title_ids)
+            for units, texts, tokens in _tokenized(self.critic, text):
+                yield from self._noted(document, units, texts, tokens, title_ids)
 
-    def _noted(self, document: int, text: str, units: list[Unit], tokens: Tokens, title: Ints) -> Iterator[Piece]:
+    def _noted(self, document: int, units: list[Unit], texts: list[str], tokens: Tokens, title: Ints) -> Iterator[Piece]:
         first = self.ledger.starts.length
-        self.ledger.add_units(document, self.context.starts[document], units, tokens)
+        self.ledger.add_units(document, self.context.starts[document], units, texts, tokens)
         largest = largest_piece(self.room, self.critic.limits.margin, len(title) + len(self.critic.separator))
         ends = np.cumsum(tokens.counts).tolist()
-        for number, (unit, begin, end) in enumerate(zip(units, [0, *ends], ends, strict=False), first):
+        for number, (text, begin, end) in enumerate(zip(texts, [0, *ends], ends, strict=False), first):
             if end - begin <= largest:
-                yield Piece(document, number, text[unit.start : unit.end], tokens.ids[begin:end], title)
+                yield Piece(document, number, text, tokens.ids[begin:end], title)
                 continue
             for low in range(begin, end, largest):
                 high = min(low + largest, end)
-                part = text[unit.start + int(tokens.starts[low]) : unit.start + int(tokens.ends[high - 1])]
+                part = text[int(tokens.starts[low]) : int(tokens.ends[high - 1])]
                 yield Piece(document, number, part, tokens.ids[low:high], title)
 
     def scored(self, count_tokens: TokenCounter) -> Scored:
@@ -279,15 +280,17 @@ class _Job:
         )
 
 
-def _tokenized(critic: Critic, text: str) -> Iterator[tuple[list[Unit], Tokens]]:
+def _tokenized(critic: Critic, text: str) -> Iterator[tuple[list[Unit], list[str], Tokens]]:
     """Cut a text into units and tokenize these, a batch at a time."""
     for units in _batches(segment(text)):
-        tokens = critic.encode([text[unit.start : unit.end] for unit in units])
+        texts = [text[unit.start : unit.end] for unit in units]
+        tokens = critic.encode(texts)
         if not tokens.counts.all():  # control characters alone: a unit of no tokens can be neither scored nor kept
-            units = [unit for unit, count in zip(units, tokens.counts.tolist(), strict=True) if count]
+            filled = np.flatnonzero(tokens.counts).tolist()
+            units, texts = [units[place] for place in filled], [texts[place] for place in filled]
             tokens = Tokens(tokens.ids, tokens.starts, tokens.ends, tokens.counts[tokens.counts > 0])
         if units:
-            yield units, tokens
+            yield units, texts, tokens
 
 
 def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:

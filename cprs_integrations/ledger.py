@@ -1,45 +1,51 @@
 """The ledger of a context: what is known of its units and tokens, written down as they stream by."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from cprs_integrations.critics.base import B, E, I, O, Tokens, TokenScores
 from cprs_integrations.errors import CriticError
+from cprs_integrations.growing import Growing
+from cprs_integrations.lexical import Blends, SharedWords, is_latin
+from cprs_integrations.tags import Floats, marks_phrases, probability
 from cprs_integrations.units import Unit
-from cprs_integrations.windows import Window
+from cprs_integrations.windows import Ints, Window
 
 _EPSILON = 1e-9  # probabilities this near to 0 or 1 count as just so far from it
 _TOLERANCE = 1e-3
+_FARTHEST = 20.0  # log-odds of _EPSILON, and the last that are written down
+_STRETCH = 4_096  # units blended at once
 
 
-class Growing:
-    """An array that grows at its end and is never held twice."""
+@dataclass(frozen=True)
+class Settled:
+    """What is known of a context once all its windows have been scored.
 
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        self.array = np.empty(256, dtype)
-        self.length = 0
+    Attributes:
+        scores: of each unit, in [0, 1]: the probability that belongs to the mean log-odds of its tokens.
+        marks_phrases: whether the critic marks phrases in units rather than whole units.
+        unread: units of a script that the critic cannot read, judged by shared characters alone.
+    """
 
-    def extend(self, values: npt.ArrayLike, count: int) -> None:
-        """Append `count` values, or one value `count` times."""
-        needed = self.length + count
-        if needed > len(self.array):
-            self.array.resize(max(needed, len(self.array) * 9 // 8), refcheck=False)
-        self.array[self.length : needed] = values
-        self.length = needed
-
-    def finish(self) -> npt.NDArray[Any]:
-        """Return the array, cut to its length. Nothing may be appended after."""
-        self.array.resize(self.length, refcheck=False)
-        return self.array
+    scores: npt.NDArray[np.float32]
+    marks_phrases: bool
+    unread: int
 
 
 class Ledger:
-    """Collects units and tokens as they are cut, and scores as they come back, both in the order of the context."""
+    """Collects units and tokens as they are cut, and scores as they come back, both in the order of the context.
 
-    def __init__(self) -> None:
+    Args:
+        query: whose words are counted in the units, if the critic's scores are to be blended with them.
+        blends: how; None leaves the critic's scores as they are.
+    """
+
+    def __init__(self, query: str = "", blends: Blends | None = None) -> None:
+        self._blends, self._shared = blends, SharedWords(query)
+        self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)
         self.odds, self.begin, self.end = (Growing(np.float16) for _ in range(3))
@@ -48,8 +54,11 @@ class Ledger:
         self.windows = 0
         self._sums = Growing(np.float64)
 
-    def add_units(self, document: int, base: int, units: Sequence[Unit], tokens: Tokens) -> None:
+    def add_units(self, document: int, base: int, units: Sequence[Unit], texts: Sequence[str], tokens: Tokens) -> None:
         """Note units of one document, which starts at `base`, and their tokens; no unit is without tokens."""
+        if self._blends:
+            self._shared.add(texts)
+            self._is_read.extend([is_latin(text) for text in texts], len(texts))
         count, starts = len(units), np.array([unit.start for unit in units], dtype=np.int32) + base
         self.documents.extend(document, count)
         self.starts.extend(starts, count)
@@ -87,9 +96,30 @@ class Ledger:
             self._sums.array[piece.unit] += total
         self.windows += 1
 
-    def unit_scores(self) -> npt.NDArray[np.float32]:
-        """Score of each unit, in [0, 1]: the probability that belongs to the mean log-odds of its tokens."""
-        borders = self.borders.array[: self.borders.length]
-        sizes = np.diff(borders, append=self.token_starts.length)
-        odds = self._sums.array[: self._sums.length] / np.maximum(sizes, 1)
-        return (1 / (1 + np.exp(-odds))).astype(np.float32)
+    def settle(self) -> Settled:
+        """Blend the critic's scores with shared words, once all are there."""
+        borders = np.append(self.borders.array[: self.borders.length], self.token_starts.length)
+        sizes, odds = np.diff(borders), self.odds.array[: self.odds.length]
+        means = self._sums.array[: self._sums.length] / np.maximum(sizes, 1)
+        keep = probability(odds)
+        if self._blends is None or not len(sizes):
+            return Settled(probability(means), marks_phrases(keep, borders), 0)
+        is_read = self._is_read.array[: self._is_read.length]
+        keep[np.repeat(~is_read, sizes)] = 0
+        shares, documents = self._shared.shares(sizes), self.documents.array[: self.documents.length]
+        read, unread = self._blends.read, self._blends.unread
+        blended = np.where(is_read, read(means, shares, documents), unread(means, shares, documents))
+        weight = np.where(is_read, read.critic, unread.critic)
+        _blend_tokens(odds, borders, weight, blended - weight * means)
+        return Settled(probability(blended), marks_phrases(keep, borders), int((~is_read).sum()))
+
+
+def _blend_tokens(odds: npt.NDArray[np.float16], borders: Ints, weight: Floats, shift: Floats) -> None:
+    """Scale and shift the log-odds of the tokens of each unit, in place, a stretch at a time."""
+    for low in range(0, len(weight), _STRETCH):
+        high = min(low + _STRETCH, len(weight))
+        counts = np.diff(borders[low : high + 1])
+        part = odds[borders[low] : borders[high]]
+        part[:] = np.clip(
+            part * np.repeat(weight[low:high], counts) + np.repeat(shift[low:high], counts), -_FARTHEST, _FARTHEST
+        )

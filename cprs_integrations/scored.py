@@ -21,7 +21,7 @@ from cprs_integrations.selection import (
     check_granularity,
     choose,
 )
-from cprs_integrations.tags import Floats, Places, TokenSpans, marks_phrases, mean_scores, passages, phrases
+from cprs_integrations.tags import Floats, Places, TokenSpans, mean_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
 _GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
@@ -38,6 +38,8 @@ class Scored:
         documents, starts, ends, paragraphs: of each unit; places are those of the whole context.
         borders: [units + 1] the first token of each unit, and the number of tokens.
         scores: of each unit, in [0, 1].
+        marks_phrases: whether the critic marks phrases in units rather than whole units.
+        unread: units of a script that the critic cannot read, judged by shared characters alone.
         token_starts, token_ends: of each token, in the whole context.
         odds: log-odds of each token's being kept.
         begin, end: P(B) and P(E) of each token, given that it is kept.
@@ -61,6 +63,8 @@ class Scored:
     begin: npt.NDArray[np.float16]
     end: npt.NDArray[np.float16]
     windows: int
+    marks_phrases: bool
+    unread: int
     seconds: dict[str, float]
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.int16] | None = None
@@ -69,7 +73,7 @@ class Scored:
     def of(cls, ledger: Ledger, **known: Any) -> "Scored":
         """Close a ledger whose units all have their scores."""
         borders, tokens = ledger.borders, ledger.token_starts.length
-        scores = ledger.unit_scores()
+        settled = ledger.settle()
         borders.extend(tokens, 1)
         return cls(
             **known,
@@ -78,13 +82,15 @@ class Scored:
             ends=ledger.ends.finish(),
             paragraphs=ledger.paragraphs.finish(),
             borders=borders.finish(),
-            scores=scores,
+            scores=settled.scores,
             token_starts=ledger.token_starts.finish(),
             token_ends=ledger.token_ends.finish(),
             odds=ledger.odds.finish(),
             begin=ledger.begin.finish(),
             end=ledger.end.finish(),
             windows=ledger.windows,
+            marks_phrases=settled.marks_phrases,
+            unread=settled.unread,
             labels=ledger.labels,
             label=ledger.label.finish() if ledger.labels else None,
         )
@@ -120,6 +126,7 @@ class Scored:
             original_tokens=self._original_tokens(token_counter),
             kept_tokens=count_tokens(text),
             windows=self.windows,
+            unread_units=self.unread,
             seconds={**self.seconds, "select": time.perf_counter() - began},
             left_out=chosen.left_out,
         )
@@ -138,8 +145,8 @@ class Scored:
             scores = np.maximum.reduceat(self.scores, heads) if len(heads) else self.scores
             labels = self._labels(self.borders[heads], self.borders[tails + 1])
             return Candidates(self.starts[heads], self.ends[tails], scores, labels)
-        keep, begin = _probability(self.odds), self.begin.astype(np.float32)
-        if granularity == "keyword" or marks_phrases(keep, self.borders):
+        keep, begin = probability(self.odds), self.begin.astype(np.float32)
+        if granularity == "keyword" or (granularity is None and self.marks_phrases):
             spans = self._whole_words(phrases(keep, begin, self.borders))
             scores = mean_scores(keep, spans)
         else:
@@ -177,7 +184,7 @@ class Scored:
     def _look(self, start: int, end: int) -> Closeup:
         low = int(np.searchsorted(self.token_ends, start, side="right"))
         high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
-        keep = _probability(self.odds[low:high])
+        keep = probability(self.odds[low:high])
         first, last = np.searchsorted(self.starts, (start, end), side="left")
         return Closeup(
             score=float(keep.mean(dtype=np.float64)) if len(keep) else 0.0,
@@ -198,7 +205,3 @@ class Scored:
         if token_counter:
             return sum(map(token_counter, self.context.documents))
         return max(len(self.odds), -(-sum(map(utf8_length, self.context.documents)) // 4))
-
-
-def _probability(odds: npt.NDArray[np.floating]) -> Floats:
-    return np.float32(1) / (np.float32(1) + np.exp(-odds.astype(np.float32)))

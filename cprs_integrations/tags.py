@@ -27,6 +27,11 @@ class TokenSpans:
     last: Places
 
 
+def probability(odds: Floats) -> npt.NDArray[np.float32]:
+    """Return the probabilities that belong to some log-odds."""
+    return np.float32(1) / (np.float32(1) + np.exp(-odds.astype(np.float32)))
+
+
 def marks_phrases(keep: Floats, borders: Places) -> bool:
     """Whether the critic marks phrases inside units rather than whole units.
 

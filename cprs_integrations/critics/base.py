@@ -52,6 +52,8 @@ class Critic(Protocol):
         limits: the size of its windows.
         threshold: in [0, 1]; the score that a unit reaches if it is worth keeping when the user gives no bound.
         separator: token ids put between two documents in one window; may be empty.
+
+    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words.
     """
 
     @property

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from cprs_integrations.critics.base import Tokens, TokenScores
 from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, ModelError
+from cprs_integrations.lexical import Blend, Blends
 from cprs_integrations.windows import Ints, Limits, Window
 
 SHIPPED = Path(__file__).parent / "mini_model"
@@ -45,6 +46,7 @@ class MiniCritic:
         self._session, self._tokenizer = session, tokenizer
         self._threads = threads or _cores()
         self.threshold = float(config["threshold"])
+        self.blends = Blends(Blend(**config["blends"]["read"]), Blend(**config["blends"]["unread"]))
         self.limits = Limits(config["window"], config["longest"], config["margin"])
         self._classify, self._separate = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         self.separator: Ints = np.array([self._separate], dtype=np.int32)
@@ -122,7 +124,7 @@ def _checked(folder: Path, repair: str) -> dict[str, Any]:
         raise ModelError(f"{config_path} cannot be read ({error}); {repair}") from error
     if not isinstance(config, dict) or config.get("critic") != "mini":
         raise ModelError(f'{config_path} is not of a critic of this package (no "critic": "mini"); give another folder')
-    missing = {"files", "threshold", "window", "longest", "margin"} - config.keys()
+    missing = {"files", "threshold", "blends", "window", "longest", "margin"} - config.keys()
     if missing:
         raise ModelError(f"{config_path} lacks {', '.join(sorted(missing))}; {repair}")
     for name in _FILES:

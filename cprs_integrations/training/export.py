@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from cprs_integrations.lexical import Blend
 from cprs_integrations.training.model import MiniModel
 
 _FORMAT = 1
@@ -32,16 +34,13 @@ class _Probabilities(nn.Module):
         return torch.softmax(self.model(ids), dim=-1)
 
 
-def export(
-    model: MiniModel, tokenizer: Path, out: Path, *, threshold: float, window: int = 256, longest: int = 512, margin: int = 24
-) -> None:
-    """Write model.onnx, tokenizer.json and config.json, with their hashes, to the folder `out`.
+def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, longest: int = 512, margin: int = 24) -> None:
+    """Write model.onnx, tokenizer.json and config.json, with their hashes, to the folder `out`; calibrate it then.
 
     Args:
         model: the trained critic.
         tokenizer: its tokenizer.json.
         out: the folder; files in it are replaced.
-        threshold: the score that is worth keeping without a bound, calibrated beforehand.
         window: tokens of a window, its prompt included.
         longest: tokens up to which a window grows for a long prompt.
         margin: tokens of context on either side.
@@ -58,7 +57,8 @@ def export(
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("model.onnx", "tokenizer.json")}
     sizes = {"window": window, "longest": longest, "margin": margin}
-    config = {"critic": "mini", "format": _FORMAT, **sizes, "threshold": threshold, "files": files}
+    uncalibrated = {"threshold": 0.5, "blends": {"read": asdict(Blend()), "unread": asdict(Blend(critic=0.0, shared=1.0))}}
+    config = {"critic": "mini", "format": _FORMAT, **sizes, **uncalibrated, "files": files}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -89,13 +89,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a run")
     parser.add_argument("--minilm", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
-    parser.add_argument("--threshold", type=float, required=True, help="default threshold; see training.calibrate")
     options = parser.parse_args()
     from cprs_integrations.training.mini import load_tokenizer
 
     separator = load_tokenizer(options.minilm).token_to_id("[SEP]")
     model = load(options.checkpoint, options.minilm, separator)
-    export(model, options.minilm / "tokenizer.json", options.out, threshold=options.threshold)
+    export(model, options.minilm / "tokenizer.json", options.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -56,6 +57,7 @@ class Recipe:
         steady: share of the steps, after the warm-up, in which it stays; then it falls to nearly nothing.
         frozen: lowest layers that keep their weights, the embeddings with them; 0: only the embeddings of words do.
         unit_loss, rank_loss, cosine_loss: weights of the losses beside that of the tags; see `critic_loss`.
+        asked_loss: weight of the loss of telling what the instruction asks for.
         companions: share of the questions that come with a second window, without evidence.
         seed: of the weights' and the windows' chance.
         taught: sources on which MiniLM teaches its cosines.
@@ -73,9 +75,10 @@ class Recipe:
     unit_loss: float = 1.0
     rank_loss: float = 0.5
     cosine_loss: float = 0.3
+    asked_loss: float = 0.2
     companions: float = 0.5
     seed: int = 0
-    taught: tuple[str, ...] = TAUGHT
+    taught: list[str] = field(default_factory=lambda: list(TAUGHT))
     shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))
 
 
@@ -152,8 +155,9 @@ class _Run:
         self.model.train()
         with torch.autocast(device, torch.bfloat16):
             hidden = self.model.hidden(batch["ids"], batch["mask"])
-            logits, cosines = self.model.head(hidden), self.model.similarity(hidden)
+            logits, cosines, asked = self.model.head(hidden), self.model.similarity(hidden), self.model.asked(hidden[:, 0])
         loss = critic_loss(logits.float(), cosines.float()[..., 0], batch, self.recipe)
+        loss = loss + self.recipe.asked_loss * functional.cross_entropy(asked.float(), batch["wanted"])
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -238,18 +242,22 @@ def collate(groups: list[Group], device: str) -> dict[str, Tensor]:
     """Pad the windows of some questions to one batch; units are numbered through it.
 
     Returns:
-        `ids`, `mask`, `targets` and `units` [windows, tokens]; of each unit its `group` (question), what is `asked` of it
-        (0: keywords, 1: sentences, 2: paragraphs) and its `cosine`, NaN if unknown.
+        `ids`, `mask`, `targets` and `units` [windows, tokens]; of each window what is `wanted` of it (0: keywords,
+        1: sentences, 2: paragraphs); of each unit its `group` (question), what is `asked` of its window, and its `cosine`,
+        NaN if unknown.
     """
     windows = [(number, window) for number, group in enumerate(groups) for window in group]
     length = max(len(window.ids) for _, window in windows)
-    arrays = {
+    arrays: dict[str, npt.NDArray[np.generic]] = {
         "ids": np.zeros((len(windows), length), dtype=np.int64),
         "mask": np.zeros((len(windows), length), dtype=np.int64),
         "targets": np.full((len(windows), length), IGNORED, dtype=np.int64),
         "units": np.full((len(windows), length), -1, dtype=np.int64),
     }
-    owners, asked, cosines = [], [], []
+    wanted = [GRANULARITIES.index(window.granularity) for _, window in windows]
+    owners: list[int] = []
+    asked: list[int] = []
+    cosines: list[float] = []
     for row, (number, window) in enumerate(windows):
         size = len(window.ids)
         arrays["ids"][row, :size] = window.ids
@@ -258,9 +266,10 @@ def collate(groups: list[Group], device: str) -> dict[str, Tensor]:
         arrays["units"][row, :size] = np.where(window.units >= 0, window.units + len(owners), -1)
         first = np.unique(window.units, return_index=True)[1][int(window.units.min() < 0) :]
         owners.extend([number] * len(first))
-        asked.extend([GRANULARITIES.index(window.granularity)] * len(first))
+        asked.extend([wanted[row]] * len(first))
         cosines.extend(window.cosines[first])
     arrays |= {"group": np.array(owners, dtype=np.int64), "asked": np.array(asked, dtype=np.int64)}
+    arrays["wanted"] = np.array(wanted, dtype=np.int64)
     arrays["cosine"] = np.array(cosines, dtype=np.float32)
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 BIOE = 4
+ASKED = 3  # keyword, sentence, paragraph
 OUTSIDE = 2
 TEXT_SEGMENT = 2  # [CLS] instruction [SEP] query [SEP] text, and further [SEP] between documents
 
@@ -19,7 +20,8 @@ class MiniModel(nn.Module):
     token is; the tokens of the query are told how rare they are, too. Exact matches of rare words (numbers, names, keys)
     are what a small encoder reads worst.
 
-    A second head goes on predicting what MiniLM itself thinks of a unit, its cosine with the query.
+    A second head goes on predicting what MiniLM itself thinks of a unit, its cosine with the query. A third one tells, from
+    [CLS], what the instruction asks for: words, sentences or paragraphs.
     """
 
     rarity: Tensor
@@ -35,8 +37,10 @@ class MiniModel(nn.Module):
         self.register_buffer("rarity", torch.zeros(encoder.config.vocab_size))
         self.head = nn.Linear(size, BIOE)
         self.similarity = nn.Linear(size, 1)
+        self.asked = nn.Linear(size, ASKED)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.similarity.weight)
+        nn.init.zeros_(self.asked.weight)
         with torch.no_grad():
             self.head.bias.copy_(torch.tensor([-4.0, -2.0, 0.0, -4.0]))
 
@@ -62,7 +66,7 @@ class MiniModel(nn.Module):
         return self.head(self.hidden(ids, attention_mask))  # type: ignore[no-any-return]
 
     def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return the last hidden states [batch, length, 384], from which both heads read."""
+        """Return the last hidden states [batch, length, 384], from which all heads read."""
         is_separator = torch.eq(ids, self.separator or 0).to(torch.int64)
         segment = torch.cumsum(is_separator, dim=1) - is_separator
         in_query = (segment == 1) & (is_separator == 0)

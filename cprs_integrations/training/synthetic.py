@@ -72,9 +72,14 @@ def _pairs(rng: np.random.Generator) -> Planted:
     make = (_uuid, _word)[rng.integers(2)]
     pairs = [(make(rng), make(rng)) for _ in range(int(rng.integers(2, 9)))]
     form = ('"{}": "{}",', "{} = {}", "{}: {}", "| {} | {} |")[rng.integers(4)]
-    lines = [_line(form.format(key, value), value if index == 0 else None) for index, (key, value) in enumerate(pairs)]
+    wanted = int(rng.integers(len(pairs)))
+    lines = [_line(form.format(key, value), value if index == wanted else None) for index, (key, value) in enumerate(pairs)]
+    if form.startswith('"') and rng.random() < 0.5:  # a whole JSON object
+        first, place = lines[0]
+        lines[0] = ("{" + first, (place[0] + 1, place[1] + 1) if place else None)
+        lines[-1] = (lines[-1][0][:-1] + "}", lines[-1][1])
     ask = ('Extract the value corresponding to the key "{}" in the JSON object below.', "value of {}", "What belongs to {}?")
-    return Planted(ask[rng.integers(3)].format(pairs[0][0]), tuple(lines))
+    return Planted(ask[rng.integers(3)].format(pairs[wanted][0]), tuple(lines))
 
 
 def _passkey(rng: np.random.Generator) -> Planted:
@@ -100,7 +105,7 @@ def _rows(rng: np.random.Generator) -> Planted:
     rows = [[str(rng.integers(10, 10**5)) for _ in columns] for _ in names]
     wanted, column = int(rng.integers(len(names))), int(rng.integers(len(columns)))
     separator = (" | ", "\t", ", ", ";")[rng.integers(4)]
-    lines = [(separator.join(("name", *columns)), None)]
+    lines: list[tuple[str, tuple[int, int] | None]] = [(separator.join(("name", *columns)), None)]
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         start = len(separator.join((name, *row[:column], "")))
         answer = (start, start + len(row[column])) if place == wanted else None

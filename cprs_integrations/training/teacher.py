@@ -8,6 +8,7 @@ same cosines find the texts that are hardest to tell from the one that answers.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,18 +73,19 @@ def teach(
         device: where to compute.
     """  # fmt: skip
     texts = dict.fromkeys(document.text for example in examples if example.source in taught for document in example.documents)
-    sequences, places = [], {}
+    sequences: list[Ints] = []
+    places: dict[str, slice] = {}
     for text in texts:
         ids, units = encode(text)
         borders = np.flatnonzero(np.diff(units, prepend=-1, append=-1))
         places[text] = slice(len(sequences), len(sequences) + len(borders) - 1)
-        sequences.extend(ids[start:end] for start, end in zip(borders[:-1], borders[1:], strict=True))
+        sequences.extend(ids[start:end] for start, end in pairwise(borders.tolist()))
     asked = [example.source in taught for example in examples]
     questions = [
         np.array(tokenizer.encode(example.question if wanted else "", add_special_tokens=False).ids, dtype=np.int32)
         for example, wanted in zip(examples, asked, strict=True)
     ]
-    mark = zlib.crc32(b"".join(ids.tobytes() for ids in (*questions, *sequences)))
+    mark = zlib.crc32(b"".join(ids.tobytes() for ids in (*questions, *sequences)), len(questions))
     if cache.exists() and int((stored := np.load(cache))["mark"]) == mark:
         vectors: Halves = stored["vectors"]
     else:
@@ -115,7 +117,8 @@ def _hard(teacher: Teacher, examples: Sequence[Example], index: int) -> tuple[in
 
 def _embed(sequences: Sequence[Ints], tokenizer: Tokenizer, minilm: Path, device: str) -> Halves:
     """Mean of MiniLM's last hidden states, of length 1, for each sequence of token ids."""
-    encoder = BertModel.from_pretrained(minilm, add_pooling_layer=False).to(device).eval()
+    encoder = BertModel.from_pretrained(minilm, add_pooling_layer=False).eval()  # type: ignore[no-untyped-call]
+    encoder.to(device)
     classify, separate = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     lengths = np.array([min(len(ids), _LONGEST) + 2 for ids in sequences])
     vectors = np.zeros((len(sequences), encoder.config.hidden_size), dtype=np.float16)

@@ -74,7 +74,7 @@ class WindowMaker:
 
     def __post_init__(self) -> None:
         self._cache: dict[int, Encoded] = {}
-        self._classify, self._separate = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        self._classify, self._separate = self.tokenizer.encode("", add_special_tokens=True).ids
 
     def rarity(self, documents: int = 8_000) -> npt.NDArray[np.float32]:
         """Return the inverse frequency of each token in the units of some documents, from 0 (in all) to 1 (in none)."""
@@ -137,10 +137,8 @@ class WindowMaker:
         texts = {document.text for document in (*known, *self.examples[index].documents)}
         found: list[Marked] = []
         for _ in range(count):
-            if hard and rng.random() < 0.6:
-                place = hard[rng.integers(len(hard))]
-            else:
-                place = index + int(rng.integers(-12, 13))
+            near = index + int(rng.integers(-12, 13))
+            place = hard[rng.integers(len(hard))] if hard and rng.random() < 0.6 else near
             if not 0 <= place < len(self.examples):
                 continue
             other = self.examples[place].documents[0]
@@ -153,13 +151,13 @@ class WindowMaker:
         """Cut a piece of the haystack, at lines."""
         if not self.haystack or rng.random() < 0.4:
             return None
-        text = self.haystack[rng.integers(len(self.haystack))]
+        text = self.haystack[int(rng.integers(len(self.haystack)))]
         begin = int(rng.integers(max(1, len(text) - 2_000)))
         return text[begin : begin + 2_000].partition("\n")[2].strip() or None
 
     def _window(
-        self, prompt: tuple[str, str], documents: list[Marked], granularity: str, index: int, teacher: Teacher | None, room: int,
-        rng: np.random.Generator,
+        self, prompt: tuple[str, str], documents: list[Marked], granularity: str, index: int, teacher: Teacher | None,
+        room: int, rng: np.random.Generator,
     ) -> TrainingWindow:  # fmt: skip
         head = [self._classify, *self._ids(prompt[0])[:64], self._separate, *self._ids(prompt[1])[:64], self._separate]
         encoded = [self._encode(document.text) for document in documents]
@@ -199,7 +197,7 @@ class WindowMaker:
         show([self._separate])
         size = self.size
         shown = [np.asarray(values[:size], dtype=np.int32) for values in (ids, labels, units)]
-        return TrainingWindow(*shown, np.asarray(cosines[:size], dtype=np.float32), granularity)
+        return TrainingWindow(shown[0], shown[1], shown[2], np.asarray(cosines[:size], dtype=np.float32), granularity)
 
     def read(self, text: str) -> tuple[Ints, Ints]:
         """Return the token ids of a text, and the unit of each."""

@@ -2,7 +2,7 @@
 
 from cprs_integrations.instructions import DEFAULT, INSTRUCTIONS
 
-TRAIN = {
+TRAIN: dict[str, tuple[str, ...]] = {
     "keyword": (
         INSTRUCTIONS["keywords"],
         "Extract the keywords that answer the question.",
@@ -119,7 +119,7 @@ TRAIN = {
     ),
 }
 
-JUDGE = {
+JUDGE: dict[str, tuple[str, ...]] = {
     "keyword": (
         "Underline the term itself.",
         "bare facts: who, when, how many",

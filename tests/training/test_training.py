@@ -17,6 +17,7 @@ from cprs_integrations.training.export import export, load, write_onnx
 from cprs_integrations.training.mini import Recipe, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel
 from cprs_integrations.training.synthetic import plant
+from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import IGNORED, B, E, I, O, WindowMaker, encode
 from cprs_integrations.training.wordings import JUDGE, TRAIN
 
@@ -72,10 +73,10 @@ def test_a_share_draws_the_same_items_each_time(data):
 
 
 def test_targets_are_one_span_a_phrase_a_sentence_or_a_paragraph(data, tokenizer):
-    maker = WindowMaker(read_examples(data, {"plain": 100}), tokenizer, synthetic_share=0.0, empty_share=0.0)
+    maker = WindowMaker(read_examples(data, {"plain": 100}), tokenizer, synthetic_share=0.0)
     seen = {}
     for seed in range(300):
-        window = maker.draw(np.random.default_rng(seed))
+        window = maker.draw(np.random.default_rng(seed))[0]
         kept = [
             (int(token), int(tag)) for token, tag in zip(window.ids, window.targets, strict=True) if tag not in (IGNORED, O)
         ]
@@ -91,14 +92,49 @@ def test_targets_are_one_span_a_phrase_a_sentence_or_a_paragraph(data, tokenizer
 def test_windows_look_as_the_engine_s_do(data, tokenizer):
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
     for seed in range(200):
-        window = maker.draw(np.random.default_rng(seed))
-        assert len(window.ids) <= 128
-        assert window.ids[0] == 101
-        ends = np.flatnonzero(window.ids == 102)
-        assert len(ends) >= 3
-        assert (window.targets[: ends[1] + 1] == IGNORED).all()
-        assert (window.targets[ends] == IGNORED).all()
-    assert maker.draw(np.random.default_rng(7)).ids.tolist() == maker.draw(np.random.default_rng(7)).ids.tolist()
+        for window in maker.draw(np.random.default_rng(seed)):
+            assert len(window.ids) <= 128
+            assert window.ids[0] == 101
+            ends = np.flatnonzero(window.ids == 102)
+            assert len(ends) >= 3
+            assert (window.targets[: ends[1] + 1] == IGNORED).all()
+            assert (window.targets[ends] == IGNORED).all()
+    first, second = (maker.draw(np.random.default_rng(7)) for _ in range(2))
+    assert [window.ids.tolist() for window in first] == [window.ids.tolist() for window in second]
+
+
+def test_a_companion_asks_the_same_of_texts_without_evidence(data, tokenizer):
+    maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128, companion_share=1.0, synthetic_share=0.0)
+    groups = [group for seed in range(60) if len(group := maker.draw(np.random.default_rng(seed))) == 2]
+    assert groups
+    for window, companion in groups:
+        prompts = [found.ids[: np.flatnonzero(found.ids == 102)[1]].tolist() for found in (window, companion)]
+        assert prompts[0] == prompts[1]
+        assert np.isin(companion.targets, (IGNORED, O)).all()
+
+
+def test_look_up_tasks_are_hidden_in_a_haystack(data, tokenizer):
+    straw = "\n".join(f"Straw number {number} is as dry as any other." for number in range(400))
+    maker = WindowMaker(read_examples(data, SHARES), tokenizer, haystack=[straw], synthetic_share=1.0, companion_share=0.0)
+    texts = [tokenizer.decode(maker.draw(np.random.default_rng(seed))[0].ids) for seed in range(20)]
+    assert any("straw number" in text for text in texts)
+
+
+def test_minilm_teaches_its_cosines_and_finds_hard_texts(data, tokenizer, tmp_path):
+    examples = read_examples(data, {"plain": 100})
+    maker = WindowMaker(examples, tokenizer)
+    cache = tmp_path / "teacher.npz"
+    teacher = teach(examples, ["plain"], maker.read, tokenizer, MINILM, cache)
+    first = teacher.cosines(0, examples[0].documents[0].text)
+    assert len(first) == 1 + max(maker.read(examples[0].documents[0].text)[1])
+    assert first.argmax() != 0  # "When was text 0 written?" is not about a capital
+    assert teacher.cosines(0, "another text") is None
+    assert all(0 not in teacher.hard[0] and len(hard) > 1 for hard in teacher.hard)
+    again = teach(examples, ["plain"], maker.read, tokenizer, MINILM, cache)
+    assert (again.units == teacher.units).all()
+    maker.teacher = teacher
+    window = next(w for seed in range(20) if np.isfinite((w := maker.draw(np.random.default_rng(seed))[0]).cosines).any())
+    assert (np.isnan(window.cosines) | (window.units >= 0)).all()
 
 
 def test_wordings_for_judging_never_train():
@@ -155,21 +191,29 @@ def test_rare_words_are_told_from_common_ones(data, tokenizer):
     assert 0 <= word["the"] < word["yeast"] < word["zebra"] == 1
 
 
-def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer):
+def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer, tmp_path):
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
-    batch = collate([maker.draw(np.random.default_rng(seed)) for seed in range(8)], "cpu")
+    maker.teacher = teach(maker.examples, ["plain"], maker.read, tokenizer, MINILM, tmp_path / "teacher.npz")
+    batch = collate([maker.draw(np.random.default_rng(seed)) for seed in range(12)], "cpu")
+    cosines = torch.zeros(batch["ids"].shape)
     right = torch.nn.functional.one_hot(batch["targets"].clamp(min=0), 4).float() * 8
     wrong = right.roll(1, dims=-1)
-    for weight in (0.0, 1.0):
-        assert critic_loss(right, batch, weight) < 0.3 < critic_loss(wrong, batch, weight)
-    assert critic_loss(wrong, batch, 1.0) > critic_loss(wrong, batch, 0.0)
+    tags = Recipe(unit_loss=0.0, rank_loss=0.0, cosine_loss=0.0)
+    plain = critic_loss(wrong, cosines, batch, tags)
+    for part in ("unit_loss", "rank_loss"):
+        recipe = dataclasses.replace(tags, **{part: 1.0})
+        assert critic_loss(right, cosines, batch, recipe) < 0.3 < plain < critic_loss(wrong, cosines, batch, recipe)
+    recipe = dataclasses.replace(tags, cosine_loss=1.0)
+    taught = torch.nan_to_num(batch["cosine"])[batch["units"].clamp(min=0)] / 0.2
+    assert critic_loss(wrong, taught, batch, recipe) == pytest.approx(float(plain), abs=1e-4)
+    assert critic_loss(wrong, cosines, batch, recipe) > plain
     assert OUTSIDE == O
 
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    recipe = Recipe(steps=6, batch=4, size=96, shares=SHARES)
+    recipe = Recipe(steps=6, batch=4, size=96, frozen=1, taught=["plain"], shares=SHARES)
     return recipe, out, train(recipe, data, MINILM, out)
 
 
@@ -226,7 +270,6 @@ def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokeniz
         expected = torch.softmax(model(ids[:, :length]), dim=-1).detach().numpy()
         (found,) = session.run(["bioe"], {"ids": ids[:, :length].numpy()})
         assert np.abs(found - expected).max() < 1e-4
-    export(trained, MINILM / "tokenizer.json", tmp_path / "model", threshold=0.4)
+    export(trained, MINILM / "tokenizer.json", tmp_path / "model")
     engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
-    assert engine.critic.threshold == 0.4
     assert engine.compress(CAPITALS, "q", max_ratio=0.5).text

@@ -1,0 +1,167 @@
+"""The small critic against its goals, beside what a user could do instead.
+
+    python benchmarks/critic.py --data DIR [--items 500] [--only NAME ...] [--critic FOLDER] [--only-ours]
+
+DIR is a folder with eval/ and haystack/. Retention is the share of items of which an answer (or all evidence, or what share of
+it) is left in the kept text. The baselines may overshoot a ratio to keep one sentence; ours never does. A goal of "ahead" is
+to be ahead of every baseline in the same run. Needs the development set-up (MiniLM, BM25, llmslim, LangChain come from PyPI).
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from methods import Method, MiniLM, baselines, by_sentences
+from tasks import Item, Task, among_others, tasks
+
+from cprs_integrations import CPRSEngine
+from cprs_integrations.critics.mini import MiniCritic
+from cprs_integrations.training.wordings import JUDGE
+from cprs_integrations.units import segment
+from cprs_integrations.windows import Window
+
+
+def ours(engine: CPRSEngine, instruction: str | None = None) -> Method:
+    def keep(item: Item, ratios: tuple[float, ...]) -> list[str]:
+        scored = engine.score(item.documents, item.question, instruction=instruction)
+        return [scored.select(max_ratio=ratio).text for ratio in ratios]
+
+    return keep
+
+
+def judge(task: Task, method: Method) -> list[float]:
+    """Mean of the task's measure over its items, for each ratio."""
+    kept = [method(item, task.ratios) for item in task.items]
+    values = [[task.judge(item, text) for text in texts] for item, texts in zip(task.items, kept, strict=True)]
+    return [float(value) for value in np.mean(values, axis=0)]
+
+
+def report(task: Task, engine: CPRSEngine, others: dict[str, Method]) -> Iterator[str]:
+    """Yield the lines of a task: a ratio each."""
+    mine = judge(task, ours(engine, task.instruction))
+    theirs = {name: judge(task, method) for name, method in others.items()}
+    for place, (ratio, goal) in enumerate(zip(task.ratios, task.goals, strict=True)):
+        best = max((found[place] for found in theirs.values()), default=0.0)
+        reached = mine[place] >= goal if goal is not None else mine[place] > best
+        wanted = f">= {goal:.3f}" if goal is not None else "ahead"
+        figures = "".join(f"{found[place]:>9.3f}" for found in (mine, *theirs.values()))
+        yield f"{task.name:<24}{len(task.items):>5}{ratio:>7.1%}{figures}  {wanted:<9} {'yes' if reached else 'no'}"
+
+
+def default_threshold(engine: CPRSEngine, items: list[Item]) -> str:
+    """No bound: how much is kept of what answers, how little of all, and how many of the other passages come back empty."""
+    kept, compressions, empty = [], [], []
+    for item in items:
+        found = engine.compress(item.documents, item.question)
+        kept.append(any(answer.lower() in found.text.lower() for answer in item.answers))
+        compressions.append(found.stats.kept_chars / found.stats.original_chars)
+        for text, document in zip(item.documents, found.documents, strict=True):
+            if not any(answer.lower() in text.lower() for answer in item.answers):
+                empty.append(not document.text)
+    return (
+        f"no bound, {len(items)} items: retention {np.mean(kept):.3f} (goal 0.970) at {1 / np.mean(compressions):.1f}x "
+        f"(goal 8.0x); {np.mean(empty):.3f} of passages without evidence come back empty (goal 0.950)"
+    )
+
+
+def granularities(engine: CPRSEngine, items: list[Item], count: int) -> Iterator[str]:
+    """Wordings never seen in training: is what is kept first words, one sentence, or more?"""
+    right: dict[str, list[bool]] = {}
+    for granularity, wordings in JUDGE.items():
+        for number, wording in enumerate(wordings):
+            for item in items[number * count : (number + 1) * count]:
+                found = engine.compress(item.documents, item.question, instruction=wording, max_ratio=0.4)
+                right.setdefault(granularity, []).append(_kept_kind(found.documents, item) == granularity)
+    yield (
+        "unseen wordings followed: "
+        + ", ".join(f"{name} {np.mean(found):.3f}" for name, found in right.items())
+        + (f"; all {np.mean([*chain.from_iterable(right.values())]):.3f} (goal 0.950)")
+    )
+
+
+def _kept_kind(documents: tuple, item: Item) -> str:
+    """What the best span is: shorter than its sentence, about one sentence, or more."""
+    index, span = max(
+        ((index, span) for index, document in enumerate(documents) for span in document.spans),
+        key=lambda pair: pair[1].score,
+        default=(0, None),
+    )
+    if span is None:
+        return "nothing"
+    units = [unit for unit in segment(item.documents[index]) if unit.start < span.end and unit.end > span.start]
+    if len(units) > 1:
+        return "paragraph"
+    return "sentence" if span.end - span.start > 0.6 * (units[0].end - units[0].start) else "keyword"
+
+
+class _Timed(MiniCritic):
+    """Adds up the time inside the network, and the tokens it reads."""
+
+    inside, tokens = 0.0, 0
+
+    def _bioe(self, window: Window) -> npt.NDArray[np.float32]:
+        began = time.thread_time()
+        scores = super()._bioe(window)
+        self.inside += time.thread_time() - began
+        self.tokens += len(scores)
+        return scores
+
+
+def cost(folder: str | None, items: list[Item]) -> Iterator[str]:
+    """CPU time on one thread, ours beside MiniLM for each sentence; nothing is remembered between questions."""
+    words, seconds = sum(item.words for item in items), {}
+    critic = _Timed.from_pretrained(folder, threads=1)
+    methods = {"cprs": ours(CPRSEngine(critic)), "MiniLM": partial(by_sentences, MiniLM(remember=False).cosines)}
+    for name, method in methods.items():
+        method(items[0], (0.1,))
+        critic.inside, critic.tokens = (0.0, 0) if name == "cprs" else (critic.inside, critic.tokens)
+        began = time.process_time()
+        for item in items:
+            method(item, (0.1,))
+        seconds[name] = time.process_time() - began
+    per_words = {name: 1000 * value / words for name, value in seconds.items()}
+    yield (
+        f"CPU seconds per 1,000 words, one thread: {per_words['cprs']:.3f}; "
+        f"MiniLM int8 for each sentence {per_words['MiniLM']:.3f}; ratio {seconds['cprs'] / seconds['MiniLM']:.2f} (goal 0.65)"
+    )
+    overhead = 1e6 * (seconds["cprs"] - critic.inside) / critic.tokens
+    yield f"engine beside the forward pass: {overhead:.1f} microseconds a token (goal 4.0)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with eval/ and haystack/")
+    parser.add_argument("--items", type=int, default=500, help="of each set, where it has them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="names of sets, or: default, wordings, cost")
+    parser.add_argument("--critic", help="folder of a critic; default: the shipped one")
+    parser.add_argument("--only-ours", action="store_true")
+    options = parser.parse_args()
+    engine = CPRSEngine.from_pretrained(options.critic)
+    others = {} if options.only_ours else baselines()
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(name.startswith(start) for start in options.only)
+
+    print(f"{'set':<24}{'items':>5}{'kept':>7}{'cprs':>9}" + "".join(f"{name[:8]:>9}" for name in others) + "  goal")
+    for task in tasks(options.data, options.items, options.seed, wanted):
+        for line in report(task, engine, others):
+            print(line, flush=True)
+    squad = among_others(options.data / "eval", "squad_v11_dev", options.items, options.seed)
+    if wanted("default"):
+        print(default_threshold(engine, squad), flush=True)
+    if wanted("wordings"):
+        for line in granularities(engine, squad, max(2, options.items // 50)):
+            print(line, flush=True)
+    if wanted("cost"):
+        for line in cost(options.critic, squad[:50]):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

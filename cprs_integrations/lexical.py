@@ -1,0 +1,132 @@
+"""Shared words: how much of the query stands in a unit, and how that joins a critic's own score.
+
+A small critic sees one window at a time, so it cannot know which words of the query are rare in this context and which stand
+everywhere; and of a script that its vocabulary lacks it knows nothing. Both can be counted. The count is BM25 (Robertson and
+Zaragoza, 2009), of words, or of n-grams of characters in scripts other than Latin.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cprs_integrations.growing import Growing
+
+Floats = npt.NDArray[np.floating]
+Places = npt.NDArray[np.integer]
+
+_SATURATION, _LENGTH = 1.2, 0.75  # BM25's k1 and b
+_AROUND = 5  # units before and after, of the same document, that count as around a unit
+
+_WORD = re.compile(r"\w+")
+_OTHER = re.compile(r"[^\W\d_\u0041-\u024f]+")  # letters of scripts other than Latin
+_SPACELESS = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
+)
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A logistic regression: what a unit's parts say together about its being worth keeping, in log-odds.
+
+    Attributes:
+        bias: added to all.
+        critic: weight of the critic's mean log-odds.
+        shared: weight of the share of the query, by the rarity of its words in this context, that stands in the unit.
+        critic_around: weight of the critic's best log-odds among the units around it, itself included.
+        shared_around: weight of the best share among the units around it, itself included.
+    """
+
+    bias: float = 0.0
+    critic: float = 1.0
+    shared: float = 0.0
+    critic_around: float = 0.0
+    shared_around: float = 0.0
+
+    def __call__(self, critic: Floats, shared: Floats, documents: Places) -> Floats:
+        """Return the log-odds of each unit, from those of the critic, its share of the query, and its document."""
+        odds: Floats = self.bias + self.critic * critic + self.shared * shared
+        odds += self.critic_around * best_around(critic, documents) + self.shared_around * best_around(shared, documents)
+        return odds
+
+
+@dataclass(frozen=True)
+class Blends:
+    """How a critic's scores are blended: for units of letters that it reads, and for others, whose critic it ignores."""
+
+    read: Blend
+    unread: Blend
+
+
+class SharedWords:
+    """Counts the terms of a query in units, as they stream by.
+
+    Args:
+        query: its words are the terms; of words in scripts without spaces between them the pairs of characters, of others
+            beyond Latin the triples.
+    """
+
+    def __init__(self, query: str) -> None:
+        text = query.lower()
+        words = [word for word in _WORD.findall(text) if not _OTHER.search(word)]
+        grams = [gram for run in _OTHER.findall(text) for gram in _grams(run)]
+        self._terms = {term: number for number, term in enumerate(dict.fromkeys((*words, *grams)))}
+        shapes = [(r"\b({})\b", words)] * bool(words) + [("(?=({}))", grams)] * bool(grams)
+        self._patterns = [re.compile(shape.format("|".join(map(re.escape, dict.fromkeys(terms))))) for shape, terms in shapes]
+        self._cells, self._counts = Growing(np.int64), Growing(np.uint16)
+        self._units = 0
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Count the terms in the next units."""
+        terms, found = self._terms, []
+        for unit, text in enumerate(texts, self._units):
+            first = unit * len(terms)
+            for pattern in self._patterns:
+                found += [first + terms[term] for term in pattern.findall(text.lower())]
+        cells, counts = np.unique(np.array(found, dtype=np.int64), return_counts=True)
+        self._cells.extend(cells, len(cells))
+        self._counts.extend(np.minimum(counts, np.iinfo(np.uint16).max), len(cells))
+        self._units += len(texts)
+
+    def shares(self, sizes: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Return for each unit the share of the query that it holds: BM25, over the weight of all terms together.
+
+        Args:
+            sizes: [units] their lengths, in any measure.
+        """
+        if not self._cells.length:
+            return np.zeros(self._units, np.float32)
+        units, terms = np.divmod(self._cells.array[: self._cells.length], len(self._terms))
+        counts = self._counts.array[: self._cells.length]
+        holding = np.bincount(terms, minlength=len(self._terms))
+        rarity = np.log1p((self._units - holding + 0.5) / (holding + 0.5))
+        length = _SATURATION * (1 - _LENGTH + _LENGTH * sizes / sizes.mean())
+        worth = rarity[terms] * counts * (_SATURATION + 1) / (counts + length[units])
+        shares: npt.NDArray[np.float32] = (np.bincount(units, worth, self._units) / rarity.sum()).astype(np.float32)
+        return shares
+
+
+def is_latin(text: str) -> bool:
+    """Whether at least half of the letters of a text are Latin; a text without letters counts as Latin."""
+    if text.isascii():
+        return True
+    letters = len(_LETTER.findall(text))
+    return 2 * sum(map(len, _OTHER.findall(text))) <= letters
+
+
+def best_around(values: Floats, documents: Places) -> Floats:
+    """The highest value among each unit and those around it in its document."""
+    best = values.copy()
+    for shift in range(1, min(_AROUND, len(values) - 1) + 1):
+        same = documents[shift:] == documents[:-shift]
+        np.maximum(best[shift:], np.where(same, values[:-shift], -np.inf), out=best[shift:])
+        np.maximum(best[:-shift], np.where(same, values[shift:], -np.inf), out=best[:-shift])
+    return best
+
+
+def _grams(run: str) -> list[str]:
+    size = 2 if _SPACELESS.search(run) else 3
+    return [run[place : place + size] for place in range(max(1, len(run) - size + 1))]
