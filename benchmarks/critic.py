@@ -15,11 +15,11 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from methods import Method, MiniLM, baselines, by_sentences
 from tasks import Item, Task, among_others, tasks
 
 from cprs_integrations import CPRSEngine
+from cprs_integrations.critics.base import TokenScores
 from cprs_integrations.critics.mini import MiniCritic
 from cprs_integrations.training.wordings import JUDGE
 from cprs_integrations.units import segment
@@ -104,11 +104,11 @@ class _Timed(MiniCritic):
 
     inside, tokens = 0.0, 0
 
-    def _bioe(self, window: Window) -> npt.NDArray[np.float32]:
+    def score_window(self, window: Window) -> TokenScores:
         began = time.thread_time()
-        scores = super()._bioe(window)
+        scores = super().score_window(window)
         self.inside += time.thread_time() - began
-        self.tokens += len(scores)
+        self.tokens += len(scores.bioe)
         return scores
 
 

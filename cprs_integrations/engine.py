@@ -18,11 +18,11 @@ from cprs_integrations.context import LongContext, readable, utf8_length
 from cprs_integrations.critics import load_critic
 from cprs_integrations.critics.base import Critic, Tokens
 from cprs_integrations.errors import ArgumentError, CPRSError, CriticError
-from cprs_integrations.instructions import check_question, resolve
+from cprs_integrations.instructions import Granularity, check_question, resolve
 from cprs_integrations.ledger import Ledger
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.scored import Scored
-from cprs_integrations.selection import Bounds, Granularity, TokenCounter, check_granularity
+from cprs_integrations.selection import Bounds, TokenCounter, check_granularity
 from cprs_integrations.units import Unit, segment
 from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, largest_piece, largest_title, pack
 

@@ -1,6 +1,10 @@
 """Instructions by name, in the plain words that a critic reads. Any other text is an instruction as it stands."""
 
+from typing import Literal
+
 from cprs_integrations.errors import ArgumentError
+
+Granularity = Literal["keyword", "sentence", "paragraph", "document"]
 
 DEFAULT = "sentences that help to answer the query"
 """What is asked of the critic when no instruction is given."""

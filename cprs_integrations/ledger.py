@@ -9,6 +9,7 @@ import numpy.typing as npt
 from cprs_integrations.critics.base import B, E, I, O, Tokens, TokenScores
 from cprs_integrations.errors import CriticError
 from cprs_integrations.growing import Growing
+from cprs_integrations.instructions import Granularity
 from cprs_integrations.lexical import Blends, SharedWords, is_latin
 from cprs_integrations.tags import Floats, marks_phrases, probability
 from cprs_integrations.units import Unit
@@ -16,6 +17,7 @@ from cprs_integrations.windows import Ints, Window
 
 _EPSILON = 1e-9  # probabilities this near to 0 or 1 count as just so far from it
 _TOLERANCE = 1e-3
+_GRANULARITIES: tuple[Granularity, ...] = ("keyword", "sentence", "paragraph")
 _FARTHEST = 20.0  # log-odds of _EPSILON, and the last that are written down
 _STRETCH = 4_096  # units blended at once
 
@@ -26,12 +28,13 @@ class Settled:
 
     Attributes:
         scores: of each unit, in [0, 1]: the probability that belongs to the mean log-odds of its tokens.
-        marks_phrases: whether the critic marks phrases in units rather than whole units.
+        marked: the granularity that the critic takes the instruction to ask for; of a critic that does not say, "keyword" if
+            it marks phrases in units, else None: whatever it marks.
         unread: units of a script that the critic cannot read, judged by shared characters alone.
     """
 
     scores: npt.NDArray[np.float32]
-    marks_phrases: bool
+    marked: Granularity | None
     unread: int
 
 
@@ -52,6 +55,7 @@ class Ledger:
         self.label = Growing(np.int16)
         self.labels: tuple[str, ...] = ()
         self.windows = 0
+        self._asked: Floats | None = None
         self._sums = Growing(np.float64)
 
     def add_units(self, document: int, base: int, units: Sequence[Unit], texts: Sequence[str], tokens: Tokens) -> None:
@@ -91,6 +95,8 @@ class Ledger:
         if scores.label is not None:
             self.labels = scores.labels
             self.label.extend(scores.label, count)
+        if scores.asked is not None:
+            self._asked = scores.asked + (self._asked if self._asked is not None else 0.0)
         sums = np.add.reduceat(odds, window.borders[:-1])
         for piece, total in zip(window.pieces, sums.tolist(), strict=True):
             self._sums.array[piece.unit] += total
@@ -101,17 +107,21 @@ class Ledger:
         borders = np.append(self.borders.array[: self.borders.length], self.token_starts.length)
         sizes, odds = np.diff(borders), self.odds.array[: self.odds.length]
         means = self._sums.array[: self._sums.length] / np.maximum(sizes, 1)
-        keep = probability(odds)
+        marked = self._marked(odds, borders)
         if self._blends is None or not len(sizes):
-            return Settled(probability(means), marks_phrases(keep, borders), 0)
+            return Settled(probability(means), marked, 0)
         is_read = self._is_read.array[: self._is_read.length]
-        keep[np.repeat(~is_read, sizes)] = 0
         shares, documents = self._shared.shares(sizes), self.documents.array[: self.documents.length]
         read, unread = self._blends.read, self._blends.unread
         blended = np.where(is_read, read(means, shares, documents), unread(means, shares, documents))
         weight = np.where(is_read, read.critic, unread.critic)
         _blend_tokens(odds, borders, weight, blended - weight * means)
-        return Settled(probability(blended), marks_phrases(keep, borders), int((~is_read).sum()))
+        return Settled(probability(blended), marked, int((~is_read).sum()))
+
+    def _marked(self, odds: Floats, borders: Ints) -> Granularity | None:
+        if self._asked is not None:
+            return _GRANULARITIES[int(self._asked.argmax())]
+        return "keyword" if marks_phrases(probability(odds), borders) else None
 
 
 def _blend_tokens(odds: npt.NDArray[np.float16], borders: Ints, weight: Floats, shift: Floats) -> None:

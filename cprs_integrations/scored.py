@@ -10,17 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cprs_integrations.context import LongContext, utf8_length
+from cprs_integrations.instructions import Granularity
 from cprs_integrations.ledger import Ledger
 from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, Stats
-from cprs_integrations.selection import (
-    Bounds,
-    Candidates,
-    Closeup,
-    Granularity,
-    TokenCounter,
-    check_granularity,
-    choose,
-)
+from cprs_integrations.selection import Bounds, Candidates, Closeup, TokenCounter, check_granularity, choose
 from cprs_integrations.tags import Floats, Places, TokenSpans, mean_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
@@ -38,7 +31,7 @@ class Scored:
         documents, starts, ends, paragraphs: of each unit; places are those of the whole context.
         borders: [units + 1] the first token of each unit, and the number of tokens.
         scores: of each unit, in [0, 1].
-        marks_phrases: whether the critic marks phrases in units rather than whole units.
+        marked: the granularity that the critic takes the instruction to ask for; None: whatever it marks, units or more.
         unread: units of a script that the critic cannot read, judged by shared characters alone.
         token_starts, token_ends: of each token, in the whole context.
         odds: log-odds of each token's being kept.
@@ -63,7 +56,7 @@ class Scored:
     begin: npt.NDArray[np.float16]
     end: npt.NDArray[np.float16]
     windows: int
-    marks_phrases: bool
+    marked: Granularity | None
     unread: int
     seconds: dict[str, float]
     labels: tuple[str, ...] = ()
@@ -89,7 +82,7 @@ class Scored:
             begin=ledger.begin.finish(),
             end=ledger.end.finish(),
             windows=ledger.windows,
-            marks_phrases=settled.marks_phrases,
+            marked=settled.marked,
             unread=settled.unread,
             labels=ledger.labels,
             label=ledger.label.finish() if ledger.labels else None,
@@ -134,6 +127,7 @@ class Scored:
 
     def candidates(self, granularity: Granularity | None) -> Candidates:
         """What a selection can keep: units, groups of units, or the spans that the critic marks."""
+        granularity = granularity or self.marked
         if granularity == "sentence":
             return Candidates(self.starts, self.ends, self.scores, self._labels(self.borders[:-1], self.borders[1:]))
         if granularity in ("paragraph", "document"):
@@ -146,7 +140,7 @@ class Scored:
             labels = self._labels(self.borders[heads], self.borders[tails + 1])
             return Candidates(self.starts[heads], self.ends[tails], scores, labels)
         keep, begin = probability(self.odds), self.begin.astype(np.float32)
-        if granularity == "keyword" or (granularity is None and self.marks_phrases):
+        if granularity == "keyword":
             spans = self._whole_words(phrases(keep, begin, self.borders))
             scores = mean_scores(keep, spans)
         else:

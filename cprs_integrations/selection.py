@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from cprs_integrations.context import LongContext
 from cprs_integrations.errors import ArgumentError
+from cprs_integrations.instructions import Granularity
 from cprs_integrations.result import BLANK_LINE, SEPARATOR, LeftOut, Span
 from cprs_integrations.tags import Floats, Places
 from cprs_integrations.units import clauses
 
-Granularity = Literal["keyword", "sentence", "paragraph", "document"]
 TokenCounter = Callable[[str], int]
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice

@@ -37,11 +37,13 @@ class TokenScores:
         bioe: float [rows, 4], the probabilities of B, I, O and E of each scored token (`Window.rows`); rows sum to 1.
         labels: the words that `label` counts through, if the critic names what it marks.
         label: int [rows], index into `labels` of each token's label.
+        asked: float [3], how likely the instruction asks for words, for sentences, for paragraphs, if the critic can tell.
     """
 
     bioe: npt.NDArray[np.floating]
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.integer] | None = None
+    asked: npt.NDArray[np.floating] | None = None
 
 
 @runtime_checkable

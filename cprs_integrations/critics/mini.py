@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
@@ -32,7 +31,7 @@ class MiniCritic:
     depend on their neighbours. Calls of several windows run in parallel instead.
 
     Args:
-        session: the network: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4].
+        session: the network: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4] and `asked` float32 [1, 3].
         tokenizer: of the network.
         config: the model folder's config.json.
         threads: windows scored at once; None: one a core that this process may use.
@@ -43,7 +42,7 @@ class MiniCritic:
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
-        self._session, self._tokenizer = session, tokenizer
+        self.session, self.tokenizer, self.config = session, tokenizer, config
         self._threads = threads or _cores()
         self.threshold = float(config["threshold"])
         self.blends = Blends(Blend(**config["blends"]["read"]), Blend(**config["blends"]["unread"]))
@@ -78,7 +77,7 @@ class MiniCritic:
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts one by one; "[SEP]" in a text is five plain characters."""
-        return tokenize(self._tokenizer, texts)
+        return tokenize(self.tokenizer, texts)
 
     def encode_prompt(self, instruction: str, query: str) -> Ints:
         """Return the ids of `[CLS] instruction [SEP] query [SEP]`."""
@@ -90,23 +89,23 @@ class MiniCritic:
     def score(self, windows: Iterable[Window]) -> Iterator[TokenScores]:
         """Score windows in parallel, in order, reading only a few ahead."""
         with ThreadPoolExecutor(self._threads, "cprs-mini") as pool:
-            running: deque[Future[npt.NDArray[np.float32]]] = deque()
+            running: deque[Future[TokenScores]] = deque()
             try:
                 for window in windows:
-                    running.append(pool.submit(self._bioe, window))
+                    running.append(pool.submit(self.score_window, window))
                     if len(running) >= _AHEAD * self._threads:
-                        yield TokenScores(running.popleft().result())
+                        yield running.popleft().result()
                 while running:
-                    yield TokenScores(running.popleft().result())
+                    yield running.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _bioe(self, window: Window) -> npt.NDArray[np.float32]:
+    def score_window(self, window: Window) -> TokenScores:
+        """Score one window, in the thread that calls."""
         prompt = window.prompt.ids
         ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
-        (bioe,) = self._session.run(["bioe"], {"ids": ids[None]})
-        scored: npt.NDArray[np.float32] = bioe[0, len(prompt) + window.rows]
-        return scored
+        bioe, asked = self.session.run(["bioe", "asked"], {"ids": ids[None]})
+        return TokenScores(bioe[0, len(prompt) + window.rows], asked=asked[0])
 
 
 def _cores() -> int:

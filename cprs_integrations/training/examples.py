@@ -7,6 +7,7 @@ One item a line: `question`, `title`, and either `context` (or `context_id`, who
 
 import gzip
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cprs_integrations.errors import ArgumentError
+
+_SUFFIX = ".jsonl.gz"
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -45,11 +50,29 @@ class Example:
 
 
 def read_examples(folder: Path, shares: dict[str, int], seed: int = 0) -> list[Example]:
-    """Read at most `shares[name]` items of each file `folder/name.jsonl.gz`, drawn at random but in the file's order."""
+    """Read at most `shares[name]` items of each file `folder/name.jsonl.gz`, drawn at random but in the file's order.
+
+    Without shares all items of every file are read, but for the texts in `NAME.docs.jsonl.gz`.
+
+    Raises:
+        ArgumentError: a file is missing, or a line of it is not as described above.
+    """
+    if not shares:
+        files = sorted(folder.glob("*.jsonl.gz"))
+        shares = {path.name.removesuffix(_SUFFIX): sys.maxsize for path in files if not path.name.endswith(f".docs{_SUFFIX}")}
+    if not shares:
+        raise ArgumentError(f"{folder} has no files NAME{_SUFFIX}: a training set is gzipped JSON lines")
     rng = np.random.default_rng(seed)
     examples: list[Example] = []
     for name, share in shares.items():
-        found = [example for item in _read(folder / f"{name}.jsonl.gz") if (example := _example(item, folder, name))]
+        found = []
+        for number, item in enumerate(_read(folder / f"{name}{_SUFFIX}"), 1):
+            try:
+                example = _example(item, folder, name)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ArgumentError(f"{folder / name}{_SUFFIX}, line {number}: {type(error).__name__}: {error}") from error
+            if example:
+                found.append(example)
         chosen = sorted(rng.permutation(len(found))[:share])
         examples.extend(found[index] for index in chosen)
     return examples
@@ -64,9 +87,15 @@ _DOCS: dict[Path, dict[str, str]] = {}
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ArgumentError(f"{path}, line {number}: not JSON: {error}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path} cannot be read: {error}") from error
 
 
 def _context(item: dict[str, Any], folder: Path, name: str) -> str:

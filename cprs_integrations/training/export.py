@@ -1,28 +1,31 @@
-"""Make the model folder that ships: `python -m cprs_integrations.training.export --checkpoint F --minilm DIR --out DIR`.
+"""Make a model folder of a trained critic.
 
 The network is written as ONNX and quantized: weights to int8, channel by channel; activations to uint8 at run time, with a
 scale a call. Weights keep seven bits (`reduce_range`), so that CPUs without VNNI, whose 8-bit products saturate, compute
 the same.
 """
 
-import argparse
 import hashlib
 import json
 import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cprs_integrations.errors import ArgumentError
 from cprs_integrations.lexical import Blend
 from cprs_integrations.training.model import MiniModel
 
 _FORMAT = 1
-_OPSET = 18
+_OPSET = 20  # the first with Gelu as one operator
 
 
 class _Probabilities(nn.Module):
@@ -30,8 +33,9 @@ class _Probabilities(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return torch.softmax(self.model(ids), dim=-1)
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.model.hidden(ids)
+        return torch.softmax(self.model.head(hidden), dim=-1), torch.softmax(self.model.asked(hidden[:, 0]), dim=-1)
 
 
 def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, longest: int = 512, margin: int = 24) -> None:
@@ -63,11 +67,12 @@ def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, l
 
 
 def write_onnx(model: MiniModel, path: Path) -> None:
-    """Write the network in float32: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4]."""
+    """Write the network in float32: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4] and `asked` float32 [1, 3]."""
+    model.encoder.set_attn_implementation("eager")  # others leave masks and checks in the graph: a sixth slower
     example = torch.randint(1000, 20_000, (1, 64))
     length = torch.export.Dim("length", min=8, max=512)
     program = torch.onnx.export(
-        _Probabilities(model).eval(), (example,), input_names=["ids"], output_names=["bioe"], opset_version=_OPSET,
+        _Probabilities(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "asked"], opset_version=_OPSET,
         dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
     )  # fmt: skip
     if program is None:
@@ -76,26 +81,32 @@ def write_onnx(model: MiniModel, path: Path) -> None:
 
 
 def load(checkpoint: Path, minilm: Path, separator: int | None) -> MiniModel:
-    """Read a trained critic from the checkpoint of a run."""
+    """Read a trained critic: the checkpoint of a run, or one that `keep` wrote.
+
+    Raises:
+        ArgumentError: the file is neither.
+    """
     model = MiniModel.from_minilm(minilm, separator)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model.load_state_dict({**model.state_dict(), **state["model"]})
+    try:
+        if checkpoint.suffix == ".safetensors":
+            state = load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+        missing, unknown = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    except (OSError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ArgumentError(f"checkpoint: {checkpoint} cannot be read ({error})") from error
+    if unknown or set(missing) - {_WORDS}:
+        raise ArgumentError(f"checkpoint: {checkpoint} is of another model: {[*unknown, *missing]}")
     return model.eval()
 
 
-def main() -> None:
-    """Run the module as a script."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a run")
-    parser.add_argument("--minilm", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, required=True, help="the model folder")
-    options = parser.parse_args()
-    from cprs_integrations.training.mini import load_tokenizer
-
-    separator = load_tokenizer(options.minilm).token_to_id("[SEP]")
-    model = load(options.checkpoint, options.minilm, separator)
-    export(model, options.minilm / "tokenizer.json", options.out)
+def keep(checkpoint: Path, minilm: Path, path: Path) -> None:
+    """Write a checkpoint that is worth keeping: half precision, without the embeddings of words, which never change."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    known = MiniModel.from_minilm(minilm, None).state_dict()[_WORDS]
+    if not torch.equal(state[_WORDS], known):
+        raise ArgumentError(f"checkpoint: {checkpoint} was trained with other embeddings of words than those in {minilm}")
+    save_file({name: value.half() for name, value in state.items() if name != _WORDS}, path)
 
 
-if __name__ == "__main__":
-    main()
+_WORDS = "encoder.embeddings.word_embeddings.weight"

