@@ -28,7 +28,7 @@ from cprs_integrations.windows import Window
 
 def ours(engine: CPRSEngine, instruction: str | None = None) -> Method:
     def keep(item: Item, ratios: tuple[float, ...]) -> list[str]:
-        scored = engine.score(item.documents, item.question, instruction=instruction)
+        scored = engine.score(item.documents, item.question, instruction=instruction, titles=item.titles)
         return [scored.select(max_ratio=ratio).text for ratio in ratios]
 
     return keep

@@ -17,12 +17,16 @@ OTHERS = 9
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its documents, and what must survive of them: one of the answers, or the evidence (document, start, end)."""
+    """A question, its documents, and what must survive of them: one of the answers, or the evidence (document, start, end).
+
+    Where the documents have titles of their own, our critic reads them, as it does in a chain; they are never returned.
+    """
 
     question: str
     documents: list[str]
     answers: list[str]
     evidence: list[tuple[int, int, int]]
+    titles: list[str] | None = None
 
     @property
     def words(self) -> int:
@@ -137,7 +141,8 @@ def several(folder: Path, name: str, count: int, seed: int) -> list[Item]:
     for index in np.random.default_rng(seed).permutation(len(rows))[:count]:
         row = rows[index]
         evidence = [(mark["doc"], start, end) for mark in row["evidence_docs"] for start, end in mark["spans"]]
-        items.append(Item(row["question"], [document["text"] for document in row["documents"]], [], evidence))
+        texts, titles = ([document[key] for document in row["documents"]] for key in ("text", "title"))
+        items.append(Item(row["question"], texts, [], evidence, titles))
     return items
 
 

@@ -113,7 +113,8 @@ class Ledger:
         is_read = self._is_read.array[: self._is_read.length]
         shares, documents = self._shared.shares(sizes), self.documents.array[: self.documents.length]
         read, unread = self._blends.read, self._blends.unread
-        blended = np.where(is_read, read(means, shares, documents), unread(means, shares, documents))
+        known = np.where(is_read, means, -_FARTHEST)
+        blended = np.where(is_read, read(known, shares, documents), unread(known, shares, documents))
         weight = np.where(is_read, read.critic, unread.critic)
         _blend_tokens(odds, borders, weight, blended - weight * means)
         return Settled(probability(blended), marked, int((~is_read).sum()))

@@ -38,6 +38,8 @@ class Blend:
         shared: weight of the share of the query, by the rarity of its words in this context, that stands in the unit.
         critic_around: weight of the critic's best log-odds among the units around it, itself included.
         shared_around: weight of the best share among the units around it, itself included.
+        critic_best: weight of the critic's best log-odds in the whole context: beside something much better, what would do
+            elsewhere is not worth keeping.
     """
 
     bias: float = 0.0
@@ -45,10 +47,11 @@ class Blend:
     shared: float = 0.0
     critic_around: float = 0.0
     shared_around: float = 0.0
+    critic_best: float = 0.0
 
     def __call__(self, critic: Floats, shared: Floats, documents: Places) -> Floats:
         """Return the log-odds of each unit, from those of the critic, its share of the query, and its document."""
-        odds: Floats = self.bias + self.critic * critic + self.shared * shared
+        odds: Floats = self.bias + self.critic * critic + self.shared * shared + self.critic_best * critic.max(initial=-np.inf)
         odds += self.critic_around * best_around(critic, documents) + self.shared_around * best_around(shared, documents)
         return odds
 

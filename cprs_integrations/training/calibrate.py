@@ -32,7 +32,8 @@ READ = {
 UNREAD = {"cmrc2018_zh": 4_219, "drcd_zh": 7_017}
 NEIGHBOURS = 9
 _FEWEST = 20
-_COLUMNS = ("critic", "shared", "critic_around", "shared_around")
+_COLUMNS = ("critic", "shared", "critic_around", "shared_around", "critic_best")
+_WITHOUT = 0.25  # share of the contexts whose own text is left out: there nothing is worth keeping
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,7 +43,7 @@ class Sheet:
     """What is known of the units of some contexts.
 
     Attributes:
-        features: [units, 4] the parts of a `Blend`.
+        features: [units, 5] the parts of a `Blend`.
         truth: [units] whether a unit holds evidence.
         lengths: [units] its characters.
         contexts: [units] the context it belongs to.
@@ -54,10 +55,16 @@ class Sheet:
     contexts: npt.NDArray[np.int64]
 
     def kept(self, scores: Floats, threshold: float) -> tuple[float, float]:
-        """Share of the contexts with a unit of evidence above the threshold, and how much is compressed."""
-        best = np.zeros(int(self.contexts.max()) + 1)
-        np.maximum.at(best, self.contexts[self.truth], scores[self.truth])
-        return float((best >= threshold).mean()), float(self.lengths.sum() / max(1, self.lengths[scores >= threshold].sum()))
+        """Of the contexts with evidence: the share that keeps some above the threshold, and how much is compressed."""
+        answered = np.isin(self.contexts, self.contexts[self.truth])
+        lengths, kept = self.lengths[answered], self.lengths[answered & (scores >= threshold)]
+        return float((self.best(scores) >= threshold).mean()), float(lengths.sum() / max(1, kept.sum()))
+
+    def best(self, scores: Floats) -> Floats:
+        """The best score of a unit with evidence, for each context that has one."""
+        found = np.full(int(self.contexts.max()) + 1, -1.0)
+        np.maximum.at(found, self.contexts[self.truth], scores[self.truth])
+        return found[found >= 0]
 
 
 def contexts(examples: Sequence[Example], count: int, seed: int = 0) -> Iterator[tuple[Example, list[str]]]:
@@ -90,10 +97,12 @@ def survey(critic: MiniCritic, examples: Sequence[Example], count: int) -> Sheet
     plain = MiniCritic(critic.session, critic.tokenizer, critic.config | {"threshold": 0.5, "blends": asdict(alone)})
     engine = CPRSEngine(plain)
     parts = []
+    rng = np.random.default_rng(1)
     for number, (example, texts) in enumerate(contexts(examples, count)):
-        scored = engine.score(texts, example.question)
+        without = len(texts) > 1 and rng.random() < _WITHOUT
+        scored = engine.score(texts[without:], example.question)
         truth = np.zeros(len(scored.scores), dtype=bool)
-        for start, end in example.documents[0].evidence:
+        for start, end in () if without else example.documents[0].evidence:
             truth |= (scored.starts < end) & (scored.ends > start)
         shared = SharedWords(example.question)
         shared.add([scored.context.slice(start, end) for start, end in zip(scored.starts, scored.ends, strict=True)])
@@ -101,7 +110,7 @@ def survey(critic: MiniCritic, examples: Sequence[Example], count: int) -> Sheet
         score = np.clip(scored.scores.astype(np.float64), 1e-6, 1 - 1e-6)
         odds = np.log(score / (1 - score))
         around = (best_around(odds, scored.documents), best_around(shares, scored.documents))
-        features = np.stack((odds, shares, *around), axis=1)
+        features = np.stack((odds, shares, *around, np.full(len(odds), odds.max(initial=0.0))), axis=1)
         parts.append((features, truth, scored.ends - scored.starts, np.full(len(truth), number)))
     return Sheet(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
@@ -129,9 +138,7 @@ def scores(sheet: Sheet, blend: Blend) -> Floats:
 
 def threshold(sheet: Sheet, found: Floats, keep: float) -> float:
     """The largest threshold that keeps evidence in a share `keep` of the contexts."""
-    best = np.zeros(int(sheet.contexts.max()) + 1)
-    np.maximum.at(best, sheet.contexts[sheet.truth], found[sheet.truth])
-    return round(float(np.quantile(best, 1 - keep)), 4)
+    return round(float(np.quantile(sheet.best(found), 1 - keep)), 4)
 
 
 def table(sheet: Sheet, found: Floats) -> Iterator[str]:
@@ -147,7 +154,7 @@ _BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
 def calibrate(
-    model: Path, data: Path, read: dict[str, int], unread: dict[str, int], *, items: int = 600, keep: float = 0.96
+    model: Path, data: Path, read: dict[str, int], unread: dict[str, int], *, items: int = 800, keep: float = 0.96
 ) -> str:
     """Fit blends and threshold to held-out texts, write them into config.json of the model folder, and return a report.
 
@@ -184,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder; its config.json gets blends and threshold")
     parser.add_argument("--data", type=Path, required=True, help="folder of training sets (.jsonl.gz)")
-    parser.add_argument("--items", type=int, default=600)
+    parser.add_argument("--items", type=int, default=800)
     parser.add_argument("--keep", type=float, default=0.96, help="share of contexts whose evidence the threshold must keep")
     options = parser.parse_args()
     sys.stdout.write(calibrate(options.model, options.data, READ, UNREAD, items=options.items, keep=options.keep))
