@@ -96,6 +96,8 @@ class Ledger:
             self.labels = scores.labels
             self.label.extend(scores.label, count)
         if scores.asked is not None:
+            if np.shape(scores.asked) != (len(_GRANULARITIES),):
+                raise CriticError(f"{critic} returned `asked` of shape {np.shape(scores.asked)}, not {(len(_GRANULARITIES),)}")
             self._asked = scores.asked + (self._asked if self._asked is not None else 0.0)
         sums = np.add.reduceat(odds, window.borders[:-1])
         for piece, total in zip(window.pieces, sums.tolist(), strict=True):

@@ -69,16 +69,11 @@ class SharedWords:
 
     Args:
         query: its words are the terms; of words in scripts without spaces between them the pairs of characters, of others
-            beyond Latin the triples.
+            beyond Latin the triples, case aside.
     """
 
     def __init__(self, query: str) -> None:
-        text = query.lower()
-        words = [word for word in _WORD.findall(text) if not _OTHER.search(word)]
-        grams = [gram for run in _OTHER.findall(text) for gram in _grams(run)]
-        self._terms = {term: number for number, term in enumerate(dict.fromkeys((*words, *grams)))}
-        shapes = [(r"\b({})\b", words)] * bool(words) + [("(?=({}))", grams)] * bool(grams)
-        self._patterns = [re.compile(shape.format("|".join(map(re.escape, dict.fromkeys(terms))))) for shape, terms in shapes]
+        self._terms = {term: number for number, term in enumerate(dict.fromkeys(_terms(query)))}
         self._cells, self._counts = Growing(np.int64), Growing(np.uint16)
         self._units = 0
 
@@ -87,8 +82,7 @@ class SharedWords:
         terms, found = self._terms, []
         for unit, text in enumerate(texts, self._units):
             first = unit * len(terms)
-            for pattern in self._patterns:
-                found += [first + terms[term] for term in pattern.findall(text.lower())]
+            found += [first + terms[term] for term in _terms(text) if term in terms]
         cells, counts = np.unique(np.array(found, dtype=np.int64), return_counts=True)
         self._cells.extend(cells, len(cells))
         self._counts.extend(np.minimum(counts, np.iinfo(np.uint16).max), len(cells))
@@ -130,6 +124,12 @@ def best_around(values: Floats, documents: Places) -> Floats:
     return best
 
 
-def _grams(run: str) -> list[str]:
-    size = 2 if _SPACELESS.search(run) else 3
-    return [run[place : place + size] for place in range(max(1, len(run) - size + 1))]
+def _terms(text: str) -> list[str]:
+    text = text.lower()
+    if text.isascii():
+        return _WORD.findall(text)
+    found: list[str] = _WORD.findall(_OTHER.sub(" ", text))
+    for run in _OTHER.findall(text):
+        size = 2 if _SPACELESS.search(run) else 3
+        found += [run[place : place + size] for place in range(max(1, len(run) - size + 1))]
+    return found

@@ -264,6 +264,32 @@ class TestCriticsThatMisbehave:
         with pytest.raises(CriticError, match=message):
             CPRSEngine(critic=Wrong({})).compress(CAPITALS, "q")
 
+    @pytest.mark.parametrize(
+        ("asked", "kept"),
+        [
+            ([0.5, 0.3, 0.2], "Tenzing Norgay"),
+            ([0.2, 0.5, 0.3], "Edmund Hillary and Tenzing Norgay reached its summit in May 1953."),
+            ([0.2, 0.3, 0.5], CAPITALS[3]),
+        ],
+    )
+    def test_a_critic_may_say_what_it_is_asked_for(self, asked, kept):
+        class Asked(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield TokenScores(scores.bioe, asked=np.array(asked))
+
+        engine = CPRSEngine(critic=Asked({"Tenzing Norgay": 0.9}, whole_units=False, threshold=1e-8))
+        assert engine.compress(CAPITALS, "q").text == kept
+
+    def test_what_it_says_must_have_one_figure_a_granularity(self):
+        class Asked(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield TokenScores(scores.bioe, asked=np.ones(2))
+
+        with pytest.raises(CriticError, match="asked"):
+            CPRSEngine(critic=Asked({})).compress(CAPITALS, "q")
+
     def test_missing_and_superfluous_answers_are_noticed(self):
         class Silent(KnownCritic):
             def score(self, windows):
