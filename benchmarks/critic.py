@@ -21,8 +21,8 @@ from tasks import Item, Task, among_others, tasks
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.base import TokenScores
 from cprs_integrations.critics.mini import MiniCritic
+from cprs_integrations.scored import Scored
 from cprs_integrations.training.wordings import JUDGE
-from cprs_integrations.units import segment
 from cprs_integrations.windows import Window
 
 
@@ -70,13 +70,13 @@ def default_threshold(engine: CPRSEngine, items: list[Item]) -> str:
 
 
 def granularities(engine: CPRSEngine, items: list[Item], count: int) -> Iterator[str]:
-    """Wordings never seen in training: is what is kept first words, one sentence, or more?"""
+    """Wordings never seen in training: is the best span words, one sentence, or more?"""
     right: dict[str, list[bool]] = {}
     for granularity, wordings in JUDGE.items():
         for number, wording in enumerate(wordings):
             for item in items[number * count : (number + 1) * count]:
-                found = engine.compress(item.documents, item.question, instruction=wording, max_ratio=0.4)
-                right.setdefault(granularity, []).append(_kept_kind(found.documents, item) == granularity)
+                scored = engine.score(item.documents, item.question, instruction=wording)
+                right.setdefault(granularity, []).append(_best_kind(scored) == granularity)
     yield (
         "unseen wordings followed: "
         + ", ".join(f"{name} {np.mean(found):.3f}" for name, found in right.items())
@@ -84,19 +84,20 @@ def granularities(engine: CPRSEngine, items: list[Item], count: int) -> Iterator
     )
 
 
-def _kept_kind(documents: tuple, item: Item) -> str:
-    """What the best span is: shorter than its sentence, about one sentence, or more."""
-    index, span = max(
-        ((index, span) for index, document in enumerate(documents) for span in document.spans),
-        key=lambda pair: pair[1].score,
-        default=(0, None),
-    )
-    if span is None:
-        return "nothing"
-    units = [unit for unit in segment(item.documents[index]) if unit.start < span.end and unit.end > span.start]
-    if len(units) > 1:
+def _best_kind(scored: Scored) -> str:
+    """What the best span is: shorter than its sentence, one sentence, or its paragraph.
+
+    A paragraph of one sentence is both, so the best of the spans that begin in longer ones is looked at.
+    """
+    found = scored.candidates(None)
+    paragraph = np.cumsum(np.diff(scored.paragraphs, prepend=-1) + np.diff(scored.documents, prepend=-1) != 0)
+    units = np.searchsorted(scored.starts, found.starts, side="right") - 1
+    several = np.bincount(paragraph)[paragraph[units]] > 1
+    best = int(np.argmax(np.where(several, found.scores, -1.0)))
+    first, last = np.searchsorted(scored.starts, (found.starts[best] + 1, found.ends[best])) - (1, 1)
+    if last > first:
         return "paragraph"
-    return "sentence" if span.end - span.start > 0.6 * (units[0].end - units[0].start) else "keyword"
+    return "sentence" if (found.starts[best], found.ends[best]) == (scored.starts[first], scored.ends[first]) else "keyword"
 
 
 class _Timed(MiniCritic):

@@ -117,8 +117,7 @@ class Ledger:
         read, unread = self._blends.read, self._blends.unread
         known = np.where(is_read, means, -_FARTHEST)
         blended = np.where(is_read, read(known, shares, documents), unread(known, shares, documents))
-        weight = np.where(is_read, read.critic, unread.critic)
-        _blend_tokens(odds, borders, weight, blended - weight * means)
+        _shift(odds, borders, is_read, blended - np.where(is_read, means, 0.0))
         return Settled(probability(blended), marked, int((~is_read).sum()))
 
     def _marked(self, odds: Floats, borders: Ints) -> Granularity | None:
@@ -127,12 +126,11 @@ class Ledger:
         return "keyword" if marks_phrases(probability(odds), borders) else None
 
 
-def _blend_tokens(odds: npt.NDArray[np.float16], borders: Ints, weight: Floats, shift: Floats) -> None:
-    """Scale and shift the log-odds of the tokens of each unit, in place, a stretch at a time."""
-    for low in range(0, len(weight), _STRETCH):
-        high = min(low + _STRETCH, len(weight))
+def _shift(odds: npt.NDArray[np.float16], borders: Ints, is_read: npt.NDArray[np.bool_], shift: Floats) -> None:
+    """Shift the log-odds of the tokens of each unit, in place, a stretch at a time; unread tokens had better have none."""
+    for low in range(0, len(shift), _STRETCH):
+        high = min(low + _STRETCH, len(shift))
         counts = np.diff(borders[low : high + 1])
         part = odds[borders[low] : borders[high]]
-        part[:] = np.clip(
-            part * np.repeat(weight[low:high], counts) + np.repeat(shift[low:high], counts), -_FARTHEST, _FARTHEST
-        )
+        shifted = np.where(np.repeat(is_read[low:high], counts), part, 0.0) + np.repeat(shift[low:high], counts)
+        part[:] = np.clip(shifted, -_FARTHEST, _FARTHEST)

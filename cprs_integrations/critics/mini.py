@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from cprs_integrations.critics.base import Tokens, TokenScores
+from cprs_integrations.critics.base import B, E, I, Tokens, TokenScores
 from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, ModelError
-from cprs_integrations.lexical import Blend, Blends
+from cprs_integrations.lexical import Blend, Blends, Floats
 from cprs_integrations.windows import Ints, Limits, Window
 
 SHIPPED = Path(__file__).parent / "mini_model"
@@ -31,7 +31,7 @@ class MiniCritic:
     depend on their neighbours. Calls of several windows run in parallel instead.
 
     Args:
-        session: the network: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4] and `asked` float32 [1, 3].
+        session: the network: `ids` int64 [1, tokens] to `bioe` [1, tokens, 4], `similar` [1, tokens] and `asked` [1, 3].
         tokenizer: of the network.
         config: the model folder's config.json.
         threads: windows scored at once; None: one a core that this process may use.
@@ -44,7 +44,7 @@ class MiniCritic:
             raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
         self.session, self.tokenizer, self.config = session, tokenizer, config
         self._threads = threads or _cores()
-        self.threshold = float(config["threshold"])
+        self.threshold, self._similarity = float(config["threshold"]), float(config["similarity"])
         self.blends = Blends(Blend(**config["blends"]["read"]), Blend(**config["blends"]["unread"]))
         self.limits = Limits(config["window"], config["longest"], config["margin"])
         self._classify, self._separate = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
@@ -104,8 +104,21 @@ class MiniCritic:
         """Score one window, in the thread that calls."""
         prompt = window.prompt.ids
         ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
-        bioe, asked = self.session.run(["bioe", "asked"], {"ids": ids[None]})
-        return TokenScores(bioe[0, len(prompt) + window.rows], asked=asked[0])
+        bioe, similar, asked = self.session.run(["bioe", "similar", "asked"], {"ids": ids[None]})
+        rows = len(prompt) + window.rows
+        # the same for all words of a unit, it must not drown which of them answer, where words are asked for
+        weight = self._similarity * (1 - float(asked[0, 0]) / 2)
+        return TokenScores(_raised(bioe[0, rows], weight * similar[0, rows], window.borders), asked=asked[0])
+
+
+def _raised(bioe: Floats, gain: Floats, borders: Ints) -> Floats:
+    """Raise the log-odds of all tokens of a piece by their mean gain."""
+    sizes = np.diff(borders)
+    factor = np.repeat(np.exp(np.add.reduceat(gain, borders[:-1]) / sizes), sizes)
+    scored = bioe.astype(np.float64)
+    scored[:, [B, I, E]] *= factor[:, None]
+    raised: Floats = scored / scored.sum(axis=1, keepdims=True)
+    return raised
 
 
 def _cores() -> int:
@@ -123,7 +136,7 @@ def _checked(folder: Path, repair: str) -> dict[str, Any]:
         raise ModelError(f"{config_path} cannot be read ({error}); {repair}") from error
     if not isinstance(config, dict) or config.get("critic") != "mini":
         raise ModelError(f'{config_path} is not of a critic of this package (no "critic": "mini"); give another folder')
-    missing = {"files", "threshold", "blends", "window", "longest", "margin"} - config.keys()
+    missing = {"files", "threshold", "blends", "similarity", "window", "longest", "margin"} - config.keys()
     if missing:
         raise ModelError(f"{config_path} lacks {', '.join(sorted(missing))}; {repair}")
     for name in _FILES:

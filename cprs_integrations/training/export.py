@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 
+import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -25,17 +26,22 @@ from cprs_integrations.lexical import Blend
 from cprs_integrations.training.model import MiniModel
 
 _FORMAT = 1
+_SIMILARITY = 2.0  # weight of the predicted cosine in a unit's log-odds; see EXPERIMENTS.md
 _OPSET = 20  # the first with Gelu as one operator
 
 
-class _Probabilities(nn.Module):
+class Outputs(nn.Module):
+    """What is exported: `ids` to the probabilities of B, I, O and E, predicted cosines, and what is asked for."""
+
     def __init__(self, model: MiniModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `bioe` [1, tokens, 4], `similar` [1, tokens] in fifths, and `asked` [1, 3]."""
         hidden = self.model.hidden(ids)
-        return torch.softmax(self.model.head(hidden), dim=-1), torch.softmax(self.model.asked(hidden[:, 0]), dim=-1)
+        asked = torch.softmax(self.model.asked(hidden[:, 0]), dim=-1)
+        return torch.softmax(self.model.head(hidden), dim=-1), self.model.similarity(hidden)[..., 0], asked
 
 
 def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, longest: int = 512, margin: int = 24) -> None:
@@ -62,22 +68,32 @@ def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, l
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("model.onnx", "tokenizer.json")}
     sizes = {"window": window, "longest": longest, "margin": margin}
     uncalibrated = {"threshold": 0.5, "blends": {"read": asdict(Blend()), "unread": asdict(Blend(critic=0.0, shared=1.0))}}
-    config = {"critic": "mini", "format": _FORMAT, **sizes, **uncalibrated, "files": files}
+    config = {"critic": "mini", "format": _FORMAT, **sizes, "similarity": _SIMILARITY, **uncalibrated, "files": files}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def write_onnx(model: MiniModel, path: Path) -> None:
-    """Write the network in float32: `ids` int64 [1, tokens] to `bioe` float32 [1, tokens, 4] and `asked` float32 [1, 3]."""
+    """Write the network in float32: `ids` int64 [1, tokens] to the float32 of `Outputs`."""
     model.encoder.set_attn_implementation("eager")  # others leave masks and checks in the graph: a sixth slower
     example = torch.randint(1000, 20_000, (1, 64))
     length = torch.export.Dim("length", min=8, max=512)
     program = torch.onnx.export(
-        _Probabilities(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "asked"], opset_version=_OPSET,
+        Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "similar", "asked"], opset_version=_OPSET,
         dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
     )  # fmt: skip
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     program.save(str(path))
+    _forget_the_machine(path)
+
+
+def _forget_the_machine(path: Path) -> None:
+    """Take out the stack traces that torch writes into a graph: paths of files differ from machine to machine."""
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 def load(checkpoint: Path, minilm: Path, separator: int | None) -> MiniModel:

@@ -268,14 +268,16 @@ def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokeniz
     _, out, trained = run
     model = load(out / "checkpoint.pt", MINILM, tokenizer.token_to_id("[SEP]"))
     torch.nn.init.normal_(model.head.weight, std=0.5)
+    torch.nn.init.normal_(model.similarity.weight, std=0.05)
     write_onnx(model, tmp_path / "plain.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
     ids = torch.randint(1000, 20_000, (1, 100))
     ids[0, [0, 5, 20, -1]] = torch.tensor([101, 102, 102, 102])
     for length in (100, 37):
         hidden = model.hidden(ids[:, :length])
-        expected = [torch.softmax(part, dim=-1).detach().numpy() for part in (model.head(hidden), model.asked(hidden[:, 0]))]
-        found = session.run(["bioe", "asked"], {"ids": ids[:, :length].numpy()})
+        bioe, asked = (torch.softmax(part, dim=-1) for part in (model.head(hidden), model.asked(hidden[:, 0])))
+        expected = [part.detach().numpy() for part in (bioe, model.similarity(hidden)[..., 0], asked)]
+        found = session.run(["bioe", "similar", "asked"], {"ids": ids[:, :length].numpy()})
         assert all(np.abs(first - second).max() < 1e-4 for first, second in zip(found, expected, strict=True))
     export(trained, MINILM / "tokenizer.json", tmp_path / "model")
     engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
