@@ -29,6 +29,7 @@ from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, la
 Documents = str | Sequence[str]
 
 _BATCH = 65_536  # characters that are tokenized in one call
+_LINE_BREAKS = re.compile(r"\s*[\r\n]")
 
 
 class Engine(Protocol):
@@ -282,15 +283,37 @@ class _Job:
 
 def _tokenized(critic: Critic, text: str) -> Iterator[tuple[list[Unit], list[str], Tokens]]:
     """Cut a text into units and tokenize these, a batch at a time."""
+    reads_white_space, read = getattr(critic, "reads_white_space", False), 0
     for units in _batches(segment(text)):
         texts = [text[unit.start : unit.end] for unit in units]
-        tokens = critic.encode(texts)
+        if reads_white_space:
+            tokens, read = _with_white_space(critic, text, units, read)
+        else:
+            tokens = critic.encode(texts)
         if not tokens.counts.all():  # control characters alone: a unit of no tokens can be neither scored nor kept
             filled = np.flatnonzero(tokens.counts).tolist()
             units, texts = [units[place] for place in filled], [texts[place] for place in filled]
             tokens = Tokens(tokens.ids, tokens.starts, tokens.ends, tokens.counts[tokens.counts > 0])
         if units:
             yield units, texts, tokens
+
+
+def _with_white_space(critic: Critic, text: str, units: list[Unit], read: int) -> tuple[Tokens, int]:
+    """Tokenize units with the white space around them, read from `read` on; return where reading ended, too.
+
+    Line breaks go with the unit before them, other white space with the one after, as byte-level tokenizers join them.
+    Tokens of white space alone have no width.
+    """
+    stops = [match.end() if (match := _LINE_BREAKS.match(text, unit.end)) else unit.end for unit in units]
+    begins = [read, *stops[:-1]]
+    found = critic.encode([text[begin:stop] for begin, stop in zip(begins, stops, strict=True)])
+    shift = np.repeat([unit.start - begin for unit, begin in zip(units, begins, strict=True)], found.counts)
+    size = np.repeat([unit.end - unit.start for unit in units], found.counts)
+    starts, ends = np.clip(found.starts - shift, 0, size), np.clip(found.ends - shift, 0, size)
+    places = starts + np.repeat([unit.start for unit in units], found.counts)
+    opens_with_space = [text[place].isspace() for place in np.minimum(places, len(text) - 1).tolist()]
+    starts += (ends - starts > 1) & opens_with_space  # a span is to begin with a word
+    return Tokens(found.ids, starts.astype(np.int32), ends.astype(np.int32), found.counts), stops[-1]
 
 
 def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:

@@ -148,6 +148,9 @@ class Scored:
             spans = passages(keep, begin, self.borders, joined)
             scores = np.maximum.reduceat(self.scores, np.searchsorted(self.borders, spans.first)) if len(keep) else self.scores
         starts, ends = self.token_starts[spans.first], self.token_ends[spans.last - 1]
+        if not (visible := ends > starts).all():  # white space alone, of a critic that reads it
+            spans = TokenSpans(spans.first[visible], spans.last[visible])
+            starts, ends, scores = starts[visible], ends[visible], scores[visible]
         return Candidates(starts, ends, scores, self._labels(spans.first, spans.last))
 
     def _whole_words(self, spans: TokenSpans) -> TokenSpans:

@@ -1,6 +1,8 @@
 """Critics: each answers one question, how relevant every token of a window is to its instruction and query."""
 
+import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,11 @@ def load_critic(model: str | None = None, *, device: str | None = None, dtype: s
 
     Args:
         model: None or "mini" for the critic that ships with the package; "reranker" for a sentence-transformers model,
-            whose folder is the option `model_path`; or the folder of a critic trained with this package.
+            whose folder is the option `model_path`; the folder of a critic trained with this package, or of a
+            QwenLong-CPRS checkpoint; or the id of such a checkpoint on the hub, "owner/name".
         device: where it computes; None lets the critic choose.
         dtype: in which precision it computes; None lets the critic choose.
-        **options: the other arguments of the critic's `from_pretrained`.
+        **options: the other arguments of the critic's `from_pretrained`; plain values, as JSON has them.
 
     Raises:
         ModelError: files are missing, damaged or foreign.
@@ -46,7 +49,7 @@ def load_critic(model: str | None = None, *, device: str | None = None, dtype: s
     if dtype is not None:
         options["dtype"] = dtype
     try:
-        key = (str(model), _stamp(model), tuple(sorted(options.items())))
+        key = (str(model), _stamp(model), tuple(sorted((name, _frozen(value)) for name, value in options.items())))
         hash(key)
     except TypeError as error:
         raise ArgumentError(f"options of a critic must be plain values: {options!r}") from error
@@ -64,12 +67,32 @@ def _stamp(model: str | None) -> tuple[object, ...]:
     return (str(config.resolve()), config.stat().st_mtime_ns, config.stat().st_size)
 
 
+def _frozen(value: object) -> object:
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def _is_qwenlong(model: str) -> bool:
+    """Whether it is the folder of a QwenLong-CPRS checkpoint, or no path at all but the id of a model on the hub."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(model)) is not None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # named by the critic that reads it
+        return False
+    return isinstance(config, dict) and config.get("model_type") in ("qwen2", "qwenlong_cprs")
+
+
 def _load(model: str | None, options: dict[str, Any]) -> Critic:
     try:
         if model == "reranker":
             from cprs_integrations.critics.rerankers import RerankerCritic
 
             return RerankerCritic.from_pretrained(**options)
+        if model is not None and _is_qwenlong(model):
+            from cprs_integrations.critics.qwenlong import QwenLongCritic
+
+            return QwenLongCritic.from_pretrained(model, **options)
         from cprs_integrations.critics.mini import MiniCritic
 
         if model is None or model == "mini":

@@ -55,7 +55,8 @@ class Critic(Protocol):
         threshold: in [0, 1]; the score that a unit reaches if it is worth keeping when the user gives no bound.
         separator: token ids put between two documents in one window; may be empty.
 
-    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words.
+    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words; and
+    `reads_white_space`: True hands it the white space between units too, for models that were trained on text as it stands.
     """
 
     @property

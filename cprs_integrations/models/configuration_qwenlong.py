@@ -71,7 +71,9 @@ class QwenLongCPRSConfig(Qwen2Config):
         found, unused = super().get_config_dict(*args, **kwargs)
         kind = found.get("model_type")
         if kind not in (None, "qwen2", cls.model_type):
-            raise ModelError(f"config.json of {args[0]!r} is of a {kind!r} model; QwenLong-CPRS needs 'qwen2' or {cls.model_type!r}")
+            raise ModelError(
+                f"config.json of {args[0]!r} is of a {kind!r} model; QwenLong-CPRS needs 'qwen2' or {cls.model_type!r}"
+            )
         if kind == "qwen2":
             found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
         return {**found, "model_type": cls.model_type}, unused

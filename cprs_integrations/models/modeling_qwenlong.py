@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def attention_masks(implementation: str, attention_mask: Tensor | None, hidden: 
     pads_left = present is not None and bool((present[:, 1:] > present[:, :-1]).any())
     if implementation == "eager" or pads_left:
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-        if present is not None:
+        if bidirectional is not None:
             # padding sees itself, for the same reason
             causal = causal & (bidirectional | torch.eye(length, dtype=torch.bool, device=device))
     if implementation == "eager":
@@ -59,7 +59,7 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-class QwenLongCPRSModel(Qwen2Model):  # type: ignore[misc]  # transformers' decorators hide its type
+class QwenLongCPRSModel(Qwen2Model):
     """The body: a Qwen2 whose layers from `config.bidirectional_start_layer` on attend to the whole window."""
 
     config: QwenLongCPRSConfig
@@ -70,7 +70,7 @@ class QwenLongCPRSModel(Qwen2Model):  # type: ignore[misc]  # transformers' deco
         super().__init__(config)
         # without a mask this alone decides: Qwen2's default would make every layer causal
         for number, layer in enumerate(self.layers):
-            layer.self_attn.is_causal = number < config.bidirectional_start_layer
+            cast(Any, layer).self_attn.is_causal = number < config.bidirectional_start_layer
 
     def forward(
         self,
@@ -103,7 +103,7 @@ class QwenLongCPRSModel(Qwen2Model):  # type: ignore[misc]  # transformers' deco
         positions = self.rotary_emb(hidden, position_ids)
         states = [hidden]
         for layer in self.layers:
-            mask = masks.causal if layer.self_attn.is_causal else masks.bidirectional
+            mask = masks.causal if cast(Any, layer).self_attn.is_causal else masks.bidirectional
             hidden = layer(hidden, attention_mask=mask, position_embeddings=positions)
             if output_hidden_states:
                 states.append(hidden)
@@ -113,7 +113,7 @@ class QwenLongCPRSModel(Qwen2Model):  # type: ignore[misc]  # transformers' deco
 
 
 @dataclass
-class TokenCriticOutput(ModelOutput):  # type: ignore[misc]
+class TokenCriticOutput(ModelOutput):
     """What the critic says of windows.
 
     Attributes:
@@ -129,13 +129,13 @@ class TokenCriticOutput(ModelOutput):  # type: ignore[misc]
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):  # type: ignore[misc]
+class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):
     """The critic: `cls_head` scores the tags of every token, `lm_head` the words that name what is marked."""
 
     config: QwenLongCPRSConfig
     config_class = QwenLongCPRSConfig
     _supports_flex_attn = False
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: QwenLongCPRSConfig) -> None:
         super().__init__(config)
@@ -164,8 +164,11 @@ class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):  # type: ignore[misc]
         if not kwargs.pop("use_safetensors", True):
             raise ModelError(f"{source}: only safetensors are loaded; leave use_safetensors out, or convert the checkpoint")
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = super().from_pretrained(source, *args, **kwargs)
-        wrong = [f"{name} has shape {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])]
+        loaded: Any = super().from_pretrained(source, *args, **kwargs)
+        model, info = loaded
+        wrong = [
+            f"{name} has shape {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])
+        ]
         missing = set(info["missing_keys"])
         if missing == {"lm_head.weight"}:
             model.lm_head, missing = None, set()

@@ -197,7 +197,8 @@ class TestModelFolders:
             ({"device": "cuda"}, "device='cuda'"),
             ({"threads": 0}, "threads must be"),
             ({"nonsense": 1}, "nonsense=1"),
-            ({"threads": []}, "plain"),
+            ({"threads": []}, "threads must be"),
+            ({"threads": {1}}, "plain"),
         ],
     )
     def test_options_that_the_critic_does_not_have_are_named(self, options, message):
