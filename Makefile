@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 HYPOTHESIS_PROFILE ?= ci
 DATA ?=
+GOLDENS ?=
 ITEMS ?= 500
 
-.PHONY: demo test lint bare data-test bench clean
+.PHONY: demo test lint bare data-test golden-test bench clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
@@ -25,6 +26,10 @@ bare: .venv/dev
 # what needs the evaluation data: make data-test DATA=folder
 data-test: .venv/dev
 	$(BIN)/python -m pytest tests/data -m data --data=$(DATA)
+
+# what needs the outputs of the reference implementation: make golden-test GOLDENS=folder
+golden-test: .venv/dev
+	$(BIN)/python -m pytest tests/golden -m golden --goldens=$(GOLDENS)
 
 .venv/python:
 	$(PYTHON) -m venv .venv

@@ -14,6 +14,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_addoption(parser):
     parser.addoption("--data", type=Path, help="folder with the evaluation data, for the tests marked data")
+    parser.addoption("--goldens", type=Path, help="folder with the reference's outputs, for the tests marked golden")
 
 
 @pytest.fixture(scope="session")
