@@ -8,6 +8,10 @@ from cprs_integrations.errors import ArgumentError, ModelError
 
 _SCHEMES = ("BIOE", "BIO")
 _LOSSES = ("focal", "ce")
+_FIELDS = (
+    *("bidirectional_start_layer", "bi_label_type", "bi_loss_type", "bi_loss_weight"),
+    *("ignore_lm_head", "lm_head_weight", "reference_loss"),
+)
 
 
 class QwenLongCPRSConfig(Qwen2Config):
@@ -76,4 +80,6 @@ class QwenLongCPRSConfig(Qwen2Config):
             )
         if kind == "qwen2":
             found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
-        return {**found, "model_type": cls.model_type}, unused
+        # what the caller sets is checked with the rest, not put on top afterwards
+        given = {name: unused.pop(name) for name in _FIELDS if name in unused}
+        return {**found, **given, "model_type": cls.model_type}, unused
