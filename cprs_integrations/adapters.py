@@ -28,7 +28,9 @@ class CPRSOptions(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True, protected_namespaces=())
 
-    critic: str | None = Field(None, description='The critic: None for the one that ships, "reranker", or a model folder.')
+    critic: str | None = Field(
+        None, description='The critic: None for the one that ships, "reranker", a model folder, or a QwenLong-CPRS id.'
+    )
     critic_options: dict[str, Any] = Field(default_factory=dict, description="Options of the critic, e.g. {'threads': 1}.")
     instruction: str | None = Field(
         None, description="What to keep, in natural language or by name; None: sentences that help to answer the query."

@@ -65,7 +65,8 @@ class CPRSEngine:
         """Load a critic; engines of one process that name the same one share it.
 
         Args:
-            model: None for the critic that ships with the package, or the folder of a model.
+            model: None for the critic that ships with the package; the folder of a model; or the id of a QwenLong-CPRS
+                checkpoint on the hub, such as "Tongyi-Zhiwen/QwenLong-CPRS-7B".
             device: "cpu", "cuda", ...; None lets the critic choose.
             dtype: "float32", "bfloat16", ...; None lets the critic choose.
             **options: of the critic, e.g. `threads=1`.
