@@ -1,4 +1,6 @@
-"""Tags to spans exactly as the released QwenLong-CPRS server does it, in linear time, to compare with what it returns.
+"""Tags to spans exactly as the released QwenLong-CPRS server does it, to compare with what it returns.
+
+Time is linear in the tokens and in the characters returned (completed spans may overlap, so these can be many).
 
 The engine does not go this way (`cprs_integrations.tags` does): rules here, such as a last character that is cut off, are the
 reference's own (github.com/Tongyi-Zhiwen/QwenLong-CPRS, commit d67742a).
