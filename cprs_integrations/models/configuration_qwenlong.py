@@ -1,5 +1,6 @@
 """The configuration of QwenLong-CPRS: Qwen2's, where attention turns bidirectional, and how the critic is trained."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import Qwen2Config
@@ -37,33 +38,41 @@ class QwenLongCPRSConfig(Qwen2Config):
 
     model_type = "qwenlong_cprs"
 
-    bidirectional_start_layer: int = 21
-    bi_label_type: str = "BIOE"
-    bi_loss_type: str = "focal"
-    bi_loss_weight: list[float] | None = None
-    ignore_lm_head: bool = False
-    lm_head_weight: dict[int, float] | None = None
-    reference_loss: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        start, layers = self.bidirectional_start_layer, self.num_hidden_layers
-        if type(start) is not int or not 0 <= start < layers:
-            raise ArgumentError(
-                f"bidirectional_start_layer={start!r}: the model has {layers} layers, so none of them would be bidirectional; "
-                f"give a layer from 0 to {layers - 1}"
-            )
-        if self.bi_label_type not in _SCHEMES:
-            raise ArgumentError(f"bi_label_type must be one of {', '.join(_SCHEMES)}, not {self.bi_label_type!r}")
-        if self.bi_loss_type not in _LOSSES:
-            raise ArgumentError(f"bi_loss_type must be one of {', '.join(_LOSSES)}, not {self.bi_loss_type!r}")
-        if self.bi_loss_weight is not None and len(self.bi_loss_weight) != len(self.bi_label_type):
-            raise ArgumentError(f"bi_loss_weight must have one weight a tag of {self.bi_label_type}, not {self.bi_loss_weight}")
-        if self.use_sliding_window:
+    def __init__(
+        self,
+        *,
+        bidirectional_start_layer: int = 21,
+        bi_label_type: str = "BIOE",
+        bi_loss_type: str = "focal",
+        bi_loss_weight: list[float] | None = None,
+        ignore_lm_head: bool = False,
+        lm_head_weight: Mapping[int | str, float] | None = None,
+        reference_loss: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if bi_label_type not in _SCHEMES:
+            raise ArgumentError(f"bi_label_type must be one of {', '.join(_SCHEMES)}, not {bi_label_type!r}")
+        if bi_loss_type not in _LOSSES:
+            raise ArgumentError(f"bi_loss_type must be one of {', '.join(_LOSSES)}, not {bi_loss_type!r}")
+        if bi_loss_weight is not None and len(bi_loss_weight) != len(bi_label_type):
+            raise ArgumentError(f"bi_loss_weight must have one weight a tag of {bi_label_type}, not {bi_loss_weight}")
+        if kwargs.get("use_sliding_window"):
             raise ArgumentError("use_sliding_window=True is not supported: a critic reads whole windows; leave it out")
-        if self.lm_head_weight is not None:  # the keys of JSON are strings
-            self.lm_head_weight = {int(token): float(weight) for token, weight in self.lm_head_weight.items()}
-        self.use_cache = False  # nothing is generated
-        super().__post_init__(**{**kwargs, "id2label": dict(enumerate(self.bi_label_type))})
+        # nothing is generated, so nothing is cached
+        tags = {"id2label": dict(enumerate(bi_label_type)), "label2id": {tag: row for row, tag in enumerate(bi_label_type)}}
+        super().__init__(**{**kwargs, **tags, "use_cache": False})
+        layers = self.num_hidden_layers
+        if type(bidirectional_start_layer) is not int or not 0 <= bidirectional_start_layer < layers:
+            raise ArgumentError(
+                f"bidirectional_start_layer={bidirectional_start_layer!r}: the model has {layers} layers, so none of them "
+                f"would be bidirectional; give a layer from 0 to {layers - 1}"
+            )
+        self.bidirectional_start_layer = bidirectional_start_layer
+        self.bi_label_type, self.bi_loss_type, self.bi_loss_weight = bi_label_type, bi_loss_type, bi_loss_weight
+        self.ignore_lm_head, self.reference_loss = ignore_lm_head, reference_loss
+        self.lm_head_weight: dict[int, float] | None = None
+        if lm_head_weight is not None:  # the keys of JSON are strings
+            self.lm_head_weight = {int(token): float(weight) for token, weight in lm_head_weight.items()}
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -78,8 +87,6 @@ class QwenLongCPRSConfig(Qwen2Config):
             raise ModelError(
                 f"config.json of {args[0]!r} is of a {kind!r} model; QwenLong-CPRS needs 'qwen2' or {cls.model_type!r}"
             )
-        if kind == "qwen2":
-            found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
         # what the caller sets is checked with the rest, not put on top afterwards
         given = {name: unused.pop(name) for name in _FIELDS if name in unused}
         return {**found, **given, "model_type": cls.model_type}, unused

@@ -37,12 +37,14 @@ except MissingExtraError as error:
 else:
     raise SystemExit("nothing was missing")
 """
-EXTRAS = {
-    "langchain": "import cprs_integrations.langchain",
-    "llama-index": "import cprs_integrations.llama_index",
-    "rerankers": 'CPRSEngine.from_pretrained("reranker", model_path="x")',
-    "torch": "import cprs_integrations.training",
-}
+EXTRAS = (
+    ("langchain", "import cprs_integrations.langchain"),
+    ("llama-index", "import cprs_integrations.llama_index"),
+    ("rerankers", 'CPRSEngine.from_pretrained("reranker", model_path="x")'),
+    ("torch", "import cprs_integrations.training"),
+    ("torch", "import cprs_integrations.models"),
+    ("torch", 'CPRSEngine.from_pretrained("Tongyi-Zhiwen/QwenLong-CPRS-7B")'),
+)
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
         python = str(target / "empty" / "bin" / "python")
         run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel))
         run(python, "-c", WORKS.format(heavy=HEAVY), cwd=folder)
-        for extra, statement in EXTRAS.items():
+        for extra, statement in EXTRAS:
             run(python, "-c", MISSING.format(statement=statement, extra=extra), cwd=folder)
         command = subprocess.run([str(Path(python).parent / "cprs"), "demo"], capture_output=True, text=True, check=False)
         expected = 'typer is not installed; run: pip install "cprs_integrations[cli]"'

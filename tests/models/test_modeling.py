@@ -183,6 +183,7 @@ class TestLoading:
         assert loaded.config.bidirectional_start_layer == 2
         assert loaded.config.bi_loss_weight == [2.0, 1.0, 0.5, 2.0]
         assert loaded.config.id2label == {0: "B", 1: "I", 2: "O", 3: "E"}
+        assert loaded.config.label2id == {"B": 0, "I": 1, "O": 2, "E": 3}
         ids, _, _ = ids_and_mask("none")
         assert torch.equal(loaded.eval()(ids).bi_logits, model(ids).bi_logits)
         loaded.save_pretrained(tmp_path / "again")
