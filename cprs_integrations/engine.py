@@ -16,20 +16,20 @@ from tqdm.auto import tqdm
 
 from cprs_integrations.context import LongContext, readable, utf8_length
 from cprs_integrations.critics import load_critic
-from cprs_integrations.critics.base import Critic, Tokens
+from cprs_integrations.critics.base import Critic
+from cprs_integrations.cutting import Cut, cuts, titles
 from cprs_integrations.errors import ArgumentError, CPRSError, CriticError
 from cprs_integrations.instructions import Granularity, check_question, resolve
-from cprs_integrations.ledger import Ledger
+from cprs_integrations.ledger import Ledger, Settled
+from cprs_integrations.lexical import Blends
+from cprs_integrations.rereading import second_window
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.scored import Scored
 from cprs_integrations.selection import Bounds, TokenCounter, check_granularity
-from cprs_integrations.units import Unit, segment
-from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, largest_piece, largest_title, pack
+from cprs_integrations.tags import REACH
+from cprs_integrations.windows import NO_TOKENS, Ints, Piece, Prompt, Window, largest_piece, pack
 
 Documents = str | Sequence[str]
-
-_BATCH = 65_536  # characters that are tokenized in one call
-_LINE_BREAKS = re.compile(r"\s*[\r\n]")
 
 
 class Engine(Protocol):
@@ -169,7 +169,7 @@ class CPRSEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as the critic counts them, but at least one for four bytes: unknown words are no bargain."""
-        count = sum(len(tokens.ids) for _, _, tokens in _tokenized(self.critic, readable(text)))
+        count = sum(len(cut.tokens.ids) for cut in cuts(self.critic, [readable(text)]))
         return max(count, -(-utf8_length(text) // 4))
 
     def _job(
@@ -202,7 +202,7 @@ class CPRSEngine:
 
         total = sum(len(job.context) for job in jobs)
         with tqdm(total=total, unit="char", unit_scale=True, desc="compress", disable=not show_progress) as progress:
-            answers = self.critic.score(windows())
+            answers = _answers(self.critic, windows())
             while (scores := _next_answer(answers, name)) is not None:
                 if not sent:
                     raise CriticError(f"{name} returned more answers than it got windows")
@@ -247,20 +247,18 @@ class _Job:
 
     def _pieces(self) -> Iterator[Piece]:
         """Cut the documents into units, tokenize these in batches, and write both into the ledger."""
-        for document, (text, title) in enumerate(zip(self.context.documents, self.context.titles, strict=True)):
-            text = readable(text)
-            title_ids = NO_TOKENS
-            if title.strip():
-                title_ids = self.critic.encode([readable(title) + ":"]).ids[: largest_title(self.room)]
-            for units, texts, tokens in _tokenized(self.critic, text):
-                yield from self._noted(document, units, texts, tokens, title_ids)
+        for cut in cuts(self.critic, map(readable, self.context.documents)):
+            first = self.ledger.starts.length
+            bases = [self.context.starts[document] for document in cut.documents]
+            self.ledger.add_units(cut.documents, bases, cut.units, cut.texts, cut.tokens)
+            yield from self._cut_pieces(cut, first, titles(self.critic, self.context, cut.documents, self.room))
 
-    def _noted(self, document: int, units: list[Unit], texts: list[str], tokens: Tokens, title: Ints) -> Iterator[Piece]:
-        first = self.ledger.starts.length
-        self.ledger.add_units(document, self.context.starts[document], units, texts, tokens)
-        largest = largest_piece(self.room, self.critic.limits.margin, len(title) + len(self.critic.separator))
-        ends = np.cumsum(tokens.counts).tolist()
-        for number, (text, begin, end) in enumerate(zip(texts, [0, *ends], ends, strict=False), first):
+    def _cut_pieces(self, cut: Cut, first: int, titles: dict[int, Ints]) -> Iterator[Piece]:
+        tokens, ends = cut.tokens, np.cumsum(cut.tokens.counts).tolist()
+        places = zip(cut.documents, cut.texts, [0, *ends], ends, strict=False)
+        for number, (document, text, begin, end) in enumerate(places, first):
+            title = titles.get(document, NO_TOKENS)
+            largest = largest_piece(self.room, self.critic.limits.margin, len(title) + len(self.critic.separator))
             if end - begin <= largest:
                 yield Piece(document, number, text, tokens.ids[begin:end], title)
                 continue
@@ -269,65 +267,40 @@ class _Job:
                 part = text[int(tokens.starts[low]) : int(tokens.ends[high - 1])]
                 yield Piece(document, number, part, tokens.ids[low:high], title)
 
+    def _read_again(self, settled: Settled) -> Settled:
+        """Have the best units read once more, side by side, if the critic wants that."""
+        blends: Blends | None = getattr(self.critic, "blends", None)
+        if blends is None or blends.reread is None:
+            return settled
+        starts, ends = (column.array[: column.length] for column in (self.ledger.starts, self.ledger.ends))
+        read = np.where(self.ledger.is_read, settled.odds, -np.inf)
+        window = second_window(self.critic, self.context, self.prompt, starts, ends, read, blends.reread.window)
+        if window is None:
+            return settled
+        name = type(self.critic).__name__
+        scores = _next_answer(_answers(self.critic, iter([window])), name)
+        if scores is None:
+            raise CriticError(f"{name} returned no answer for the window of its second reading")
+        return self.ledger.reread(settled, window, scores, name)
+
     def scored(self, count_tokens: TokenCounter) -> Scored:
+        settled = self._read_again(self.ledger.settle(self.context))
         seconds = {"segment": self._segment_seconds, "score": time.perf_counter() - self._began}
         return Scored.of(
             self.ledger,
+            settled,
             context=self.context,
             prompt=self.prompt,
             threshold=self.critic.threshold,
+            reach=getattr(self.critic, "reach", REACH),
             granularity=self.granularity,
             count_tokens=count_tokens,
             seconds=seconds,
         )
 
 
-def _tokenized(critic: Critic, text: str) -> Iterator[tuple[list[Unit], list[str], Tokens]]:
-    """Cut a text into units and tokenize these, a batch at a time."""
-    reads_white_space, read = getattr(critic, "reads_white_space", False), 0
-    for units in _batches(segment(text)):
-        texts = [text[unit.start : unit.end] for unit in units]
-        if reads_white_space:
-            tokens, read = _with_white_space(critic, text, units, read)
-        else:
-            tokens = critic.encode(texts)
-        if not tokens.counts.all():  # control characters alone: a unit of no tokens can be neither scored nor kept
-            filled = np.flatnonzero(tokens.counts).tolist()
-            units, texts = [units[place] for place in filled], [texts[place] for place in filled]
-            tokens = Tokens(tokens.ids, tokens.starts, tokens.ends, tokens.counts[tokens.counts > 0])
-        if units:
-            yield units, texts, tokens
-
-
-def _with_white_space(critic: Critic, text: str, units: list[Unit], read: int) -> tuple[Tokens, int]:
-    """Tokenize units with the white space around them, read from `read` on; return where reading ended, too.
-
-    Line breaks go with the unit before them, other white space with the one after, as byte-level tokenizers join them.
-    Tokens of white space alone have no width.
-    """
-    stops = [match.end() if (match := _LINE_BREAKS.match(text, unit.end)) else unit.end for unit in units]
-    begins = [read, *stops[:-1]]
-    found = critic.encode([text[begin:stop] for begin, stop in zip(begins, stops, strict=True)])
-    shift = np.repeat([unit.start - begin for unit, begin in zip(units, begins, strict=True)], found.counts)
-    size = np.repeat([unit.end - unit.start for unit in units], found.counts)
-    starts, ends = np.clip(found.starts - shift, 0, size), np.clip(found.ends - shift, 0, size)
-    places = starts + np.repeat([unit.start for unit in units], found.counts)
-    opens_with_space = [text[place].isspace() for place in np.minimum(places, len(text) - 1).tolist()]
-    starts += (ends - starts > 1) & opens_with_space  # a span is to begin with a word
-    return Tokens(found.ids, starts.astype(np.int32), ends.astype(np.int32), found.counts), stops[-1]
-
-
-def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:
-    batch: list[Unit] = []
-    size = 0
-    for unit in units:
-        batch.append(unit)
-        size += unit.end - unit.start
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _answers(critic: Critic, windows: Iterator[Window]) -> Iterator[Any]:
+    yield from critic.score(windows)  # called when the first answer is taken: `_next_answer` names what fails, there too
 
 
 def _next_answer(answers: Iterator[Any], name: str) -> Any:

@@ -1,11 +1,14 @@
 """The ledger of a context: what is known of its units and tokens, written down as they stream by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from cprs_integrations.bridges import bridges
+from cprs_integrations.context import LongContext
 from cprs_integrations.critics.base import B, E, I, O, Tokens, TokenScores
 from cprs_integrations.errors import CriticError
 from cprs_integrations.growing import Growing
@@ -27,15 +30,61 @@ class Settled:
     """What is known of a context once all its windows have been scored.
 
     Attributes:
-        scores: of each unit, in [0, 1]: the probability that belongs to the mean log-odds of its tokens.
+        odds: of each unit: the critic's log-odds of it, blended.
         marked: the granularity that the critic takes the instruction to ask for; of a critic that does not say, "keyword" if
             it marks phrases in units, else None: whatever it marks.
         unread: units of a script that the critic cannot read, judged by shared characters alone.
     """
 
-    scores: npt.NDArray[np.float32]
+    odds: npt.NDArray[np.float64]
     marked: Granularity | None
     unread: int
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """Of each unit, in [0, 1]: the probability that belongs to its log-odds."""
+        return probability(self.odds)
+
+
+class Answer(NamedTuple):
+    """A critic's answer for one window, checked, as log-odds.
+
+    Attributes:
+        odds: of each scored token.
+        begin, end: P(B) and P(E) of each, given that it is kept.
+        units: of each piece of the window.
+    """
+
+    odds: npt.NDArray[np.float64]
+    begin: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    units: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, window: Window, scores: TokenScores, critic: str) -> "Answer":
+        """Check what a critic answers.
+
+        Raises:
+            CriticError: it is not probabilities of B, I, O and E for each scored token, and log-odds of each piece.
+        """
+        count = len(window.rows)
+        bioe = np.asarray(scores.bioe, dtype=np.float64)
+        if bioe.shape != (count, 4):
+            raise CriticError(f"{critic} returned scores of shape {bioe.shape} for {count} tokens, not {(count, 4)}")
+        if not (bioe.min() >= -_TOLERANCE and np.abs(bioe.sum(axis=1) - 1).max() <= _TOLERANCE):
+            raise CriticError(f"{critic} returned scores that are not probabilities of B, I, O and E: rows must sum to 1")
+        outside = np.clip(bioe[:, O], _EPSILON, 1 - _EPSILON)
+        odds = np.log1p(-outside) - np.log(outside)
+        keep = np.maximum(bioe[:, B] + bioe[:, I] + bioe[:, E], _EPSILON)
+        if scores.units is None:
+            units = np.add.reduceat(odds, window.borders[:-1]) / np.diff(window.borders)
+        elif np.shape(scores.units) == (len(window.pieces),) and np.isfinite(scores.units).all():
+            units = np.clip(np.asarray(scores.units, dtype=np.float64), -_FARTHEST, _FARTHEST)
+        else:
+            raise CriticError(
+                f"{critic} returned `units` {scores.units!r} for {len(window.pieces)} pieces, not log-odds of each"
+            )
+        return cls(odds, bioe[:, B] / keep, bioe[:, E] / keep, units)
 
 
 class Ledger:
@@ -47,7 +96,7 @@ class Ledger:
     """
 
     def __init__(self, query: str = "", blends: Blends | None = None) -> None:
-        self._blends, self._shared = blends, SharedWords(query)
+        self._query, self._blends, self._shared = query, blends, SharedWords(query)
         self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)
@@ -58,16 +107,34 @@ class Ledger:
         self._asked: Floats | None = None
         self._sums = Growing(np.float64)
 
-    def add_units(self, document: int, base: int, units: Sequence[Unit], texts: Sequence[str], tokens: Tokens) -> None:
-        """Note units of one document, which starts at `base`, and their tokens; no unit is without tokens."""
+    @property
+    def is_read(self) -> npt.NDArray[np.bool_]:
+        """Of each unit, whether the critic can read it: its letters are Latin, or it has none."""
+        found: npt.NDArray[np.bool_] = self._is_read.array[: self._is_read.length]
+        return found
+
+    def add_units(
+        self, documents: Sequence[int], bases: Sequence[int], units: Sequence[Unit], texts: Sequence[str], tokens: Tokens
+    ) -> None:
+        """Note units and their tokens.
+
+        Args:
+            documents: the document of each unit.
+            bases: where that document starts in the whole context.
+            units: their places in their documents.
+            texts: their texts.
+            tokens: those of all units; none is without.
+        """
         if self._blends:
             self._shared.add(texts)
             self._is_read.extend([is_latin(text) for text in texts], len(texts))
-        count, starts = len(units), np.array([unit.start for unit in units], dtype=np.int32) + base
-        self.documents.extend(document, count)
+        count, places = len(units), np.array(units, dtype=np.int32).reshape(-1, 3)
+        places[:, :2] += np.array(bases, dtype=np.int32)[:, None]
+        starts = places[:, 0]
+        self.documents.extend(documents, count)
         self.starts.extend(starts, count)
-        self.ends.extend(np.array([unit.end for unit in units], dtype=np.int32) + base, count)
-        self.paragraphs.extend([unit.paragraph for unit in units], count)
+        self.ends.extend(places[:, 1], count)
+        self.paragraphs.extend(places[:, 2], count)
         self.borders.extend(np.cumsum(tokens.counts) - tokens.counts + self.token_starts.length, count)
         self._sums.extend(0.0, count)
         shift = np.repeat(starts, tokens.counts)
@@ -78,20 +145,12 @@ class Ledger:
         """Note the scores of a window.
 
         Raises:
-            CriticError: they are not probabilities of B, I, O and E for each scored token.
+            CriticError: they are not what `Answer.of` takes, or `asked` is not what three things are likely to be asked for.
         """
-        count = len(window.rows)
-        bioe = np.asarray(scores.bioe, dtype=np.float64)
-        if bioe.shape != (count, 4):
-            raise CriticError(f"{critic} returned scores of shape {bioe.shape} for {count} tokens, not {(count, 4)}")
-        if not (bioe.min() >= -_TOLERANCE and np.abs(bioe.sum(axis=1) - 1).max() <= _TOLERANCE):
-            raise CriticError(f"{critic} returned scores that are not probabilities of B, I, O and E: rows must sum to 1")
-        outside = np.clip(bioe[:, O], _EPSILON, 1 - _EPSILON)
-        odds = np.log1p(-outside) - np.log(outside)
-        keep = np.maximum(bioe[:, B] + bioe[:, I] + bioe[:, E], _EPSILON)
-        self.odds.extend(odds, count)
-        self.begin.extend(bioe[:, B] / keep, count)
-        self.end.extend(bioe[:, E] / keep, count)
+        answer, count = Answer.of(window, scores, critic), len(window.rows)
+        self.odds.extend(answer.odds, count)
+        self.begin.extend(answer.begin, count)
+        self.end.extend(answer.end, count)
         if scores.label is not None:
             self.labels = scores.labels
             self.label.extend(scores.label, count)
@@ -99,26 +158,47 @@ class Ledger:
             if np.shape(scores.asked) != (len(_GRANULARITIES),):
                 raise CriticError(f"{critic} returned `asked` of shape {np.shape(scores.asked)}, not {(len(_GRANULARITIES),)}")
             self._asked = scores.asked + (self._asked if self._asked is not None else 0.0)
-        sums = np.add.reduceat(odds, window.borders[:-1])
+        sums = answer.units * np.diff(window.borders)
         for piece, total in zip(window.pieces, sums.tolist(), strict=True):
             self._sums.array[piece.unit] += total
         self.windows += 1
 
-    def settle(self) -> Settled:
-        """Blend the critic's scores with shared words, once all are there."""
+    def settle(self, context: LongContext) -> Settled:
+        """Blend the critic's scores with shared words and names, once all are there."""
         borders = np.append(self.borders.array[: self.borders.length], self.token_starts.length)
         sizes, odds = np.diff(borders), self.odds.array[: self.odds.length]
         means = self._sums.array[: self._sums.length] / np.maximum(sizes, 1)
         marked = self._marked(odds, borders)
         if self._blends is None or not len(sizes):
-            return Settled(probability(means), marked, 0)
-        is_read = self._is_read.array[: self._is_read.length]
+            return Settled(means, marked, 0)
+        is_read = self.is_read
         shares, documents = self._shared.shares(sizes), self.documents.array[: self.documents.length]
         read, unread = self._blends.read, self._blends.unread
         known = np.where(is_read, means, -_FARTHEST)
         blended = np.where(is_read, read(known, shares, documents), unread(known, shares, documents))
+        if self._blends.bridge:
+            starts = self.starts.array[: self.starts.length]
+            blended += self._blends.bridge * bridges(context, self._query, documents, starts, probability(blended))
         _shift(odds, borders, is_read, blended - np.where(is_read, means, 0.0))
-        return Settled(probability(blended), marked, int((~is_read).sum()))
+        return Settled(blended, marked, int((~is_read).sum()))
+
+    def reread(self, settled: Settled, window: Window, scores: TokenScores, critic: str) -> Settled:
+        """Join what a second reading says of the best units to what is known of them, token by token.
+
+        Raises:
+            CriticError: as in `add_scores`.
+        """
+        joins = self._blends and self._blends.reread
+        if not joins:
+            return settled
+        units, odds = np.array([piece.unit for piece in window.pieces]), settled.odds.copy()
+        odds[units] = joins(odds[units], Answer.of(window, scores, critic).units)
+        for unit in units.tolist():
+            end = int(self.borders.array[unit + 1]) if unit + 1 < self.borders.length else self.token_starts.length
+            part = self.odds.array[int(self.borders.array[unit]) : end]
+            part[:] = np.clip(part + (odds[unit] - settled.odds[unit]), -_FARTHEST, _FARTHEST)
+        self.windows += 1
+        return replace(settled, odds=odds)
 
     def _marked(self, odds: Floats, borders: Ints) -> Granularity | None:
         if self._asked is not None:

@@ -57,11 +57,43 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class Joint:
+    """How a second reading (`rereading`) joins what is known of a unit: a logistic regression, in log-odds.
+
+    Attributes:
+        window: tokens of the window of a second reading, prompt included.
+        bias: added to all.
+        first: weight of a unit's log-odds after the first reading.
+        again: weight of the critic's log-odds of it in the second.
+        first_best, again_best: weights of the best of each in that window.
+    """
+
+    window: int
+    bias: float = 0.0
+    first: float = 1.0
+    again: float = 0.0
+    first_best: float = 0.0
+    again_best: float = 0.0
+
+    def __call__(self, first: Floats, again: Floats) -> Floats:
+        """Return the log-odds of the units that were read twice."""
+        odds: Floats = self.bias + self.first * first + self.again * again
+        odds += self.first_best * first.max(initial=-np.inf) + self.again_best * again.max(initial=-np.inf)
+        return odds
+
+
+@dataclass(frozen=True)
 class Blends:
-    """How a critic's scores are blended: for units of letters that it reads, and for others, whose critic it ignores."""
+    """How a critic's scores are blended: for units of letters that it reads, and for others, whose critic it ignores.
+
+    `bridge` is the weight of names that lead on from the best units to those of other documents (`bridges.bridges`);
+    `reread` says how a second reading of the best units joins, None that there is none.
+    """
 
     read: Blend
     unread: Blend
+    bridge: float = 0.0
+    reread: Joint | None = None
 
 
 class SharedWords:
@@ -104,6 +136,18 @@ class SharedWords:
         worth = rarity[terms] * counts * (_SATURATION + 1) / (counts + length[units])
         shares: npt.NDArray[np.float32] = (np.bincount(units, worth, self._units) / rarity.sum()).astype(np.float32)
         return shares
+
+
+def shared_places(query: str, text: str) -> list[int]:
+    """Return where the terms of a query start in a text, in order, once for each term."""
+    small = text.lower()
+    found = []
+    for term in set(_terms(query)):
+        place = small.find(term)
+        while place >= 0:
+            found.append(place)
+            place = small.find(term, place + 1)
+    return sorted(found)
 
 
 def is_latin(text: str) -> bool:

@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from cprs_integrations.context import LongContext, utf8_length
 from cprs_integrations.instructions import Granularity
-from cprs_integrations.ledger import Ledger
+from cprs_integrations.ledger import Ledger, Settled
+from cprs_integrations.lexical import is_latin, shared_places
 from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, Stats
 from cprs_integrations.selection import Bounds, Candidates, Closeup, TokenCounter, check_granularity, choose
-from cprs_integrations.tags import Floats, Places, TokenSpans, mean_scores, passages, phrases, probability
+from cprs_integrations.tags import Floats, Places, TokenSpans, best_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
+_UNSHARED = 0.1  # what a token counts that no term of the query begins in, where one in which one does counts 1
 _GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
 
 
@@ -28,6 +30,7 @@ class Scored:
         context: the documents.
         prompt: what the critic was asked.
         threshold: the critic's own, used when a selection has no bound.
+        reach: of phrases, the critic's own (`tags.phrases`).
         documents, starts, ends, paragraphs: of each unit; places are those of the whole context.
         borders: [units + 1] the first token of each unit, and the number of tokens.
         scores: of each unit, in [0, 1].
@@ -42,6 +45,7 @@ class Scored:
     context: LongContext
     prompt: Prompt
     threshold: float
+    reach: float
     granularity: Granularity | None
     count_tokens: TokenCounter
     documents: Ints
@@ -63,10 +67,9 @@ class Scored:
     label: npt.NDArray[np.int16] | None = None
 
     @classmethod
-    def of(cls, ledger: Ledger, **known: Any) -> "Scored":
+    def of(cls, ledger: Ledger, settled: Settled, **known: Any) -> "Scored":
         """Close a ledger whose units all have their scores."""
         borders, tokens = ledger.borders, ledger.token_starts.length
-        settled = ledger.settle()
         borders.extend(tokens, 1)
         return cls(
             **known,
@@ -141,8 +144,8 @@ class Scored:
             return Candidates(self.starts[heads], self.ends[tails], scores, labels)
         keep, begin = probability(self.odds), self.begin.astype(np.float32)
         if granularity == "keyword":
-            spans = self._whole_words(phrases(keep, begin, self.borders))
-            scores = mean_scores(keep, spans)
+            spans = self._whole_words(phrases(keep, begin, self.borders, self.reach))
+            scores = best_scores(keep, spans)
         else:
             joined = (np.diff(self.documents, prepend=-1) == 0) & (np.diff(self.paragraphs, prepend=-1) == 0)
             spans = passages(keep, begin, self.borders, joined)
@@ -182,14 +185,22 @@ class Scored:
         low = int(np.searchsorted(self.token_ends, start, side="right"))
         high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
         keep = probability(self.odds[low:high])
+        score = float(keep.mean(dtype=np.float64)) if len(keep) else 0.0
+        if self.unread and not is_latin(text := self.context.slice(start, end)):
+            # the critic had nothing to say of its tokens: those that share most with the query are kept of a unit that is cut
+            shared = np.searchsorted(self.token_ends[low:high], np.array(self._shared(text)) + start, side="right")
+            keep = keep * (_UNSHARED + np.bincount(shared, minlength=len(keep))[: len(keep)])
         first, last = np.searchsorted(self.starts, (start, end), side="left")
         return Closeup(
-            score=float(keep.mean(dtype=np.float64)) if len(keep) else 0.0,
+            score=score,
             units=self.starts[first:last].astype(np.int64),
             starts=self.token_starts[low:high].astype(np.int64),
             ends=self.token_ends[low:high].astype(np.int64),
             keep=keep,
         )
+
+    def _shared(self, text: str) -> list[int]:
+        return shared_places(self.prompt.query.strip() or self.prompt.instruction, text)
 
     def _labels(self, first: Places, last: Places) -> list[str | None] | None:
         """The most frequent label of each stretch of tokens."""

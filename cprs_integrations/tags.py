@@ -15,7 +15,8 @@ Places = npt.NDArray[np.integer]
 MARKED = 0.5
 """Probability from which a token counts as marked, whatever stands around it."""
 _SEED = 0.5  # share of its unit's best token that starts a phrase where nothing is marked
-_GROW = 0.5  # share of that level down to which a phrase goes on
+REACH = 0.5
+"""Share of that level down to which a phrase goes on, if the critic has no reach of its own."""
 _WHOLE = 0.58  # coverage from which whole units are marked, not phrases in them
 
 
@@ -49,22 +50,23 @@ def marks_phrases(keep: Floats, borders: Places) -> bool:
     return float(peak @ total) < _WHOLE * float((peak * peak) @ np.diff(borders))
 
 
-def phrases(keep: Floats, begin: Floats, borders: Places) -> TokenSpans:
+def phrases(keep: Floats, begin: Floats, borders: Places, reach: float = REACH) -> TokenSpans:
     """Decode phrases inside units, at least one a unit, so that they can be ranked even where nothing is marked.
 
-    A phrase starts at a token that is marked, or is the best of its unit or nearly so; it goes on over tokens half as
-    probable, until one that begins another.
+    A phrase starts at a token that is marked, or is the best of its unit or nearly so; it goes on over tokens with
+    a share `reach` of what that takes, until one that begins another.
 
     Args:
         keep: [tokens] probability of being kept, P(B) + P(I) + P(E).
         begin: [tokens] P(B) / keep.
         borders: [units + 1] the first token of each unit, and the number of tokens; no unit is empty.
+        reach: in (0, 1].
     """
     if len(keep) == 0:
         return TokenSpans(np.zeros(0, np.int64), np.zeros(0, np.int64))
     peak = np.maximum.reduceat(keep, borders[:-1])
     level = np.repeat(np.minimum(np.float32(MARKED), _SEED * peak), np.diff(borders))
-    inside = keep >= _GROW * level
+    inside = keep >= np.float32(reach) * level
     before = np.concatenate(([False], inside[:-1]))
     starts = inside & (~before | ((begin > 0.5) & (np.concatenate(([0], begin[:-1])) <= 0.5)))
     starts[borders[:-1]] = inside[borders[:-1]]
@@ -94,9 +96,10 @@ def passages(keep: Floats, begin: Floats, borders: Places, joined: npt.NDArray[n
     return TokenSpans(first, np.append(first[1:], borders[-1]))
 
 
-def mean_scores(keep: Floats, spans: TokenSpans) -> Floats:
-    """Mean probability of the tokens of each span."""
-    sums = np.concatenate(([0.0], np.cumsum(keep, dtype=np.float64)))
-    means = (sums[spans.last] - sums[spans.first]) / np.maximum(spans.last - spans.first, 1)
-    clipped: Floats = np.clip(means, 0.0, 1.0).astype(np.float32)
-    return clipped
+def best_scores(keep: Floats, spans: TokenSpans) -> Floats:
+    """The probability of the best token of each span: a phrase is no less worth for reaching on to the words around it."""
+    if len(spans.first) == 0:
+        return np.zeros(0, np.float32)
+    borders = np.stack((spans.first, spans.last), axis=1).ravel()
+    best: Floats = np.maximum.reduceat(np.append(keep, np.float32(0.0)), borders)[::2]
+    return best

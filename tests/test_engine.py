@@ -290,6 +290,29 @@ class TestCriticsThatMisbehave:
         with pytest.raises(CriticError, match="asked"):
             CPRSEngine(critic=Asked({})).compress(CAPITALS, "q")
 
+    def test_a_critic_may_say_what_a_unit_is_worth_as_a_whole(self):
+        class Worth(KnownCritic):
+            def score(self, windows):
+                windows = list(windows)
+                for window, scores in zip(windows, super().score(windows), strict=True):
+                    units = [3.0 if "May 1953" in piece.text else -3.0 for piece in window.pieces]
+                    yield TokenScores(scores.bioe, units=np.array(units))
+
+        found = CPRSEngine(critic=Worth({"Tenzing Norgay": 0.6, "Everest": 0.9}, whole_units=False)).score(CAPITALS, "q")
+        assert found.candidates("sentence").scores.max() == pytest.approx(1 / (1 + np.exp(-3)))
+        assert found.select(granularity="sentence").text == "Edmund Hillary and Tenzing Norgay reached its summit in May 1953."
+        assert "Everest" in found.select(granularity="keyword").text
+
+    @pytest.mark.parametrize("units", [np.ones(2), np.array([np.nan])])
+    def test_what_it_says_must_be_one_figure_a_piece(self, units):
+        class Worth(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield TokenScores(scores.bioe, units=units)
+
+        with pytest.raises(CriticError, match="units"):
+            CPRSEngine(critic=Worth({})).compress("One sentence.", "q")
+
     def test_missing_and_superfluous_answers_are_noticed(self):
         class Silent(KnownCritic):
             def score(self, windows):
@@ -318,6 +341,14 @@ class TestCriticsThatMisbehave:
         with pytest.raises(CriticError, match="Failing failed: RuntimeError: out of memory") as caught:
             CPRSEngine(critic=Failing({}, window=16)).compress(CAPITALS, "q")
         assert isinstance(caught.value.__cause__, RuntimeError)
+
+    def test_an_error_before_the_first_answer_is_the_cause_too(self):
+        class Failing(KnownCritic):
+            def score(self, windows):
+                raise RuntimeError("the card is gone")
+
+        with pytest.raises(CriticError, match="Failing failed: RuntimeError: the card is gone"):
+            CPRSEngine(critic=Failing({})).compress(CAPITALS, "q")
 
     def test_what_is_no_critic_is_refused(self):
         with pytest.raises(ArgumentError, match="Critic protocol"):

@@ -103,3 +103,10 @@ def test_units_that_the_critic_cannot_read_are_counted_and_judged_by_their_chara
     assert found.stats.unread_units == 2
     assert found.text == documents[2]
     assert found.to_dict()["stats"]["unread_units"] == 2
+
+
+def test_a_unit_that_the_critic_cannot_read_is_cut_around_what_it_shares_with_the_query():
+    text = "天气很好，" * 20 + "而红楼梦的作者是曹雪芹，" + "大家都很高兴，" * 20
+    found = CPRSEngine(critic=Blended({}, default=0.3)).compress([text, "别的事情。"], "红楼梦的作者是谁？", max_ratio=0.1)
+    assert "红楼梦的作者是" in found.text
+    assert found.stats.unread_units == 2

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprs_integrations.tags import TokenSpans, marks_phrases, mean_scores, passages, phrases
+from cprs_integrations.tags import TokenSpans, best_scores, marks_phrases, passages, phrases
 
 
 def arrays(keep, begin, borders):
@@ -87,6 +87,17 @@ def test_spans_are_disjoint_in_order_and_every_unit_has_one(keep, data):
     assert sum(last - first for first, last in passages_in(keep, begin, borders)) == len(keep)
 
 
-def test_scores_are_means():
-    spans = TokenSpans(np.array([0, 2]), np.array([2, 3]))
-    assert mean_scores(np.array([0.5, 1.0, 0.25], dtype=np.float32), spans).tolist() == [0.75, 0.25]
+def test_a_phrase_is_worth_its_best_token():
+    spans = TokenSpans(np.array([0, 3]), np.array([2, 4]))
+    assert best_scores(np.array([0.5, 1.0, 0.75, 0.25], dtype=np.float32), spans).tolist() == [1.0, 0.25]
+    nothing = TokenSpans(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert best_scores(np.zeros(0, dtype=np.float32), nothing).tolist() == []
+
+
+def test_a_phrase_goes_on_as_far_as_the_critic_reaches():
+    keep, begin, borders = arrays([0.9, 0.1, 0.02, 0.6], None, None)
+    assert [pairs(phrases(keep, begin, borders, reach)) for reach in (0.5, 0.1, 0.01)] == [
+        [(0, 1), (3, 4)],
+        [(0, 2), (3, 4)],
+        [(0, 4)],
+    ]

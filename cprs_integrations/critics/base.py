@@ -37,12 +37,14 @@ class TokenScores:
         bioe: float [rows, 4], the probabilities of B, I, O and E of each scored token (`Window.rows`); rows sum to 1.
         labels: the words that `label` counts through, if the critic names what it marks.
         label: int [rows], index into `labels` of each token's label.
+        units: float [pieces], the log-odds of each piece's being worth keeping as a whole; None: the mean of its tokens'.
         asked: float [3], how likely the instruction asks for words, for sentences, for paragraphs, if the critic can tell.
     """
 
     bioe: npt.NDArray[np.floating]
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.integer] | None = None
+    units: npt.NDArray[np.floating] | None = None
     asked: npt.NDArray[np.floating] | None = None
 
 
@@ -55,8 +57,9 @@ class Critic(Protocol):
         threshold: in [0, 1]; the score that a unit reaches if it is worth keeping when the user gives no bound.
         separator: token ids put between two documents in one window; may be empty.
 
-    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words; and
-    `reads_white_space`: True hands it the white space between units too, for models that were trained on text as it stands.
+    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words;
+    `reach` (`cprs_integrations.tags.phrases`): how far a phrase goes on around its best words; and `reads_white_space`: True
+    hands it the white space between units too, for models that were trained on text as it stands.
     """
 
     @property

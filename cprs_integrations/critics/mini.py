@@ -16,11 +16,13 @@ from tokenizers import Tokenizer
 from cprs_integrations.critics.base import B, E, I, Tokens, TokenScores
 from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, ModelError
-from cprs_integrations.lexical import Blend, Blends, Floats
+from cprs_integrations.lexical import Blend, Blends, Floats, Joint
 from cprs_integrations.windows import Ints, Limits, Window
 
 SHIPPED = Path(__file__).parent / "mini_model"
+FORMAT = 3  # of a model folder; counts what the network puts out and what config.json has
 _FILES = ("model.onnx", "tokenizer.json")
+_OUTPUTS = ("bioe", "kept", "similar", "asked")
 _AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
 
 
@@ -31,7 +33,7 @@ class MiniCritic:
     depend on their neighbours. Calls of several windows run in parallel instead.
 
     Args:
-        session: the network: `ids` int64 [1, tokens] to `bioe` [1, tokens, 4], `similar` [1, tokens] and `asked` [1, 3].
+        session: the network, as `training.export.Outputs` describes it.
         tokenizer: of the network.
         config: the model folder's config.json.
         threads: windows scored at once; None: one a core that this process may use.
@@ -44,8 +46,11 @@ class MiniCritic:
             raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
         self.session, self.tokenizer, self.config = session, tokenizer, config
         self._threads = threads or _cores()
-        self.threshold, self._similarity = float(config["threshold"]), float(config["similarity"])
-        self.blends = Blends(Blend(**config["blends"]["read"]), Blend(**config["blends"]["unread"]))
+        self.threshold, self.reach = float(config["threshold"]), float(config["reach"])
+        self._similarity = float(config["similarity"])
+        blends = config["blends"]
+        joint = blends["reread"] and Joint(**blends["reread"])
+        self.blends = Blends(Blend(**blends["read"]), Blend(**blends["unread"]), blends["bridge"], joint)
         self.limits = Limits(config["window"], config["longest"], config["margin"])
         self._classify, self._separate = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         self.separator: Ints = np.array([self._separate], dtype=np.int32)
@@ -104,17 +109,16 @@ class MiniCritic:
         """Score one window, in the thread that calls."""
         prompt = window.prompt.ids
         ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
-        bioe, similar, asked = self.session.run(["bioe", "similar", "asked"], {"ids": ids[None]})
-        rows = len(prompt) + window.rows
-        # the same for all words of a unit, it must not drown which of them answer, where words are asked for
-        weight = self._similarity * (1 - float(asked[0, 0]) / 2)
-        return TokenScores(_raised(bioe[0, rows], weight * similar[0, rows], window.borders), asked=asked[0])
+        bioe, kept, similar, asked = self.session.run(_OUTPUTS, {"ids": ids[None]})
+        rows, sizes = len(prompt) + window.rows, np.diff(window.borders)
+        gain = self._similarity * np.add.reduceat(similar[0, rows], window.borders[:-1]) / sizes
+        units = np.add.reduceat(kept[0, rows], window.borders[:-1]) / sizes + gain
+        return TokenScores(_raised(bioe[0, rows], np.repeat(gain, sizes)), units=units, asked=asked[0])
 
 
-def _raised(bioe: Floats, gain: Floats, borders: Ints) -> Floats:
-    """Raise the log-odds of all tokens of a piece by their mean gain."""
-    sizes = np.diff(borders)
-    factor = np.repeat(np.exp(np.add.reduceat(gain, borders[:-1]) / sizes), sizes)
+def _raised(bioe: Floats, gain: Floats) -> Floats:
+    """Raise the log-odds of each token."""
+    factor = np.exp(gain)
     scored = bioe.astype(np.float64)
     scored[:, [B, I, E]] *= factor[:, None]
     raised: Floats = scored / scored.sum(axis=1, keepdims=True)
@@ -136,7 +140,12 @@ def _checked(folder: Path, repair: str) -> dict[str, Any]:
         raise ModelError(f"{config_path} cannot be read ({error}); {repair}") from error
     if not isinstance(config, dict) or config.get("critic") != "mini":
         raise ModelError(f'{config_path} is not of a critic of this package (no "critic": "mini"); give another folder')
-    missing = {"files", "threshold", "blends", "similarity", "window", "longest", "margin"} - config.keys()
+    if config.get("format") != FORMAT:
+        raise ModelError(
+            f"{config_path} is of format {config.get('format')!r}, this version of cprs_integrations reads format {FORMAT}; "
+            "make the model again with `cprs train`, or install the version that made it"
+        )
+    missing = {"files", "threshold", "blends", "similarity", "reach", "window", "longest", "margin", "second"} - config.keys()
     if missing:
         raise ModelError(f"{config_path} lacks {', '.join(sorted(missing))}; {repair}")
     for name in _FILES:

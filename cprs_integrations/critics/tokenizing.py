@@ -1,6 +1,7 @@
 """Tokenizing for critics on the `tokenizers` library: offsets kept, control tokens plain text."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,10 +21,13 @@ def plain_tokenizer(json: str) -> Tokenizer:
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
     """Tokenize texts one by one, without the control tokens that a model puts around them."""
     found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    offsets = np.array([pair for tokens in found for pair in tokens.offsets], dtype=np.int32).reshape(-1, 2)
+    counts = [len(tokens) for tokens in found]
+    total = sum(counts)
+    flat = chain.from_iterable(chain.from_iterable(tokens.offsets for tokens in found))
+    offsets = np.fromiter(flat, np.int32, 2 * total).reshape(-1, 2)
     return Tokens(
-        ids=np.array([token for tokens in found for token in tokens.ids], dtype=np.int32),
+        ids=np.fromiter(chain.from_iterable(tokens.ids for tokens in found), np.int32, total),
         starts=offsets[:, 0],
         ends=offsets[:, 1],
-        counts=np.array([len(tokens) for tokens in found], dtype=np.int32),
+        counts=np.array(counts, dtype=np.int32),
     )

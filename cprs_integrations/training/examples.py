@@ -40,8 +40,6 @@ class Example:
     question: str
     documents: tuple[Marked, ...]
     source: str
-    is_coherent: bool = True
-    """False where the text is sentences from many places: it has no paragraphs to speak of."""
 
     @property
     def is_held_out(self) -> bool:
@@ -124,4 +122,4 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
         documents = (Marked(item.get("title") or "", _context(item, folder, name), answers, evidence),)
     if not any(document.evidence for document in documents):
         return None
-    return Example(item["question"], documents, name, item.get("evidence_kind") != "constructed")
+    return Example(item["question"], documents, name)

@@ -21,54 +21,88 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cprs_integrations.critics.mini import FORMAT
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.lexical import Blend
-from cprs_integrations.training.model import MiniModel
+from cprs_integrations.training.model import MiniModel, Readings, kept_odds
 
-_FORMAT = 1
 _SIMILARITY = 2.0  # weight of the predicted cosine in a unit's log-odds; see EXPERIMENTS.md
+_REACH = 0.05  # an answer cut short is none; see EXPERIMENTS.md
 _OPSET = 20  # the first with Gelu as one operator
 
 
 class Outputs(nn.Module):
-    """What is exported: `ids` to the probabilities of B, I, O and E, predicted cosines, and what is asked for."""
+    """What is exported: of token ids the tags of what is asked for, and what a unit is worth."""
 
     def __init__(self, model: MiniModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `bioe` [1, tokens, 4], `similar` [1, tokens] in fifths, and `asked` [1, 3]."""
-        hidden = self.model.hidden(ids)
-        asked = torch.softmax(self.model.asked(hidden[:, 0]), dim=-1)
-        return torch.softmax(self.model.head(hidden), dim=-1), self.model.similarity(hidden)[..., 0], asked
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the outputs for `ids` [1, tokens].
+
+        Returns:
+            `bioe` [1, tokens, 4], probabilities: of words the more, the more likely these are asked for; `kept` [1, tokens],
+            log-odds of being in a sentence worth keeping; `similar` [1, tokens], cosines in fifths; `asked` [1, 3].
+        """
+        readings: Readings = self.model(ids)
+        asked = torch.softmax(readings.asked, dim=-1)
+        words = asked[:, None, :1]
+        bioe = torch.softmax(words * readings.words + (1 - words) * readings.sentences, dim=-1)
+        return bioe, kept_odds(readings.sentences), readings.similar, asked
 
 
-def export(model: MiniModel, tokenizer: Path, out: Path, *, window: int = 256, longest: int = 512, margin: int = 24) -> None:
+def export(
+    model: MiniModel,
+    tokenizer: Path,
+    out: Path,
+    *,
+    is_quantized: bool = True,
+    window: int = 256,
+    longest: int = 512,
+    margin: int = 24,
+    second: int = 320,
+) -> None:
     """Write model.onnx, tokenizer.json and config.json, with their hashes, to the folder `out`; calibrate it then.
 
     Args:
         model: the trained critic.
         tokenizer: its tokenizer.json.
         out: the folder; files in it are replaced.
+        is_quantized: write int8; else float32, to see what is lost.
         window: tokens of a window, its prompt included.
         longest: tokens up to which a window grows for a long prompt.
         margin: tokens of context on either side.
+        second: tokens of the window in which the best units are read once more; 0: they are not.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
         write_onnx(model, plain)
-        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-        quantize_dynamic(
-            prepared, out / "model.onnx", per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        )  # fmt: skip
+        if is_quantized:
+            quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+            quantize_dynamic(
+                prepared, out / "model.onnx", per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            )  # fmt: skip
+        else:
+            shutil.copyfile(plain, out / "model.onnx")
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("model.onnx", "tokenizer.json")}
-    sizes = {"window": window, "longest": longest, "margin": margin}
-    uncalibrated = {"threshold": 0.5, "blends": {"read": asdict(Blend()), "unread": asdict(Blend(critic=0.0, shared=1.0))}}
-    config = {"critic": "mini", "format": _FORMAT, **sizes, "similarity": _SIMILARITY, **uncalibrated, "files": files}
+    sizes = {"window": window, "longest": longest, "margin": margin, "second": second}
+    uncalibrated = {
+        "threshold": 0.5,
+        "blends": {"read": asdict(Blend()), "unread": asdict(Blend(critic=0.0, shared=1.0)), "bridge": 0.0, "reread": None},
+    }
+    config = {
+        "critic": "mini",
+        "format": FORMAT,
+        **sizes,
+        "similarity": _SIMILARITY,
+        "reach": _REACH,
+        **uncalibrated,
+        "files": files,
+    }
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -78,8 +112,8 @@ def write_onnx(model: MiniModel, path: Path) -> None:
     example = torch.randint(1000, 20_000, (1, 64))
     length = torch.export.Dim("length", min=8, max=512)
     program = torch.onnx.export(
-        Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "similar", "asked"], opset_version=_OPSET,
-        dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
+        Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "kept", "similar", "asked"],
+        opset_version=_OPSET, dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
     )  # fmt: skip
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")

