@@ -51,13 +51,12 @@ class Answer(NamedTuple):
 
     Attributes:
         odds: of each scored token.
-        begin, end: P(B) and P(E) of each, given that it is kept.
+        begin: P(B) of each, given that it is kept.
         units: of each piece of the window.
     """
 
     odds: npt.NDArray[np.float64]
     begin: npt.NDArray[np.float64]
-    end: npt.NDArray[np.float64]
     units: npt.NDArray[np.float64]
 
     @classmethod
@@ -84,7 +83,7 @@ class Answer(NamedTuple):
             raise CriticError(
                 f"{critic} returned `units` {scores.units!r} for {len(window.pieces)} pieces, not log-odds of each"
             )
-        return cls(odds, bioe[:, B] / keep, bioe[:, E] / keep, units)
+        return cls(odds, bioe[:, B] / keep, units)
 
 
 class Ledger:
@@ -100,7 +99,7 @@ class Ledger:
         self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)
-        self.odds, self.begin, self.end = (Growing(np.float16) for _ in range(3))
+        self.odds, self.begin, self.words = (Growing(np.float16) for _ in range(3))
         self.label = Growing(np.int16)
         self.labels: tuple[str, ...] = ()
         self.windows = 0
@@ -150,7 +149,10 @@ class Ledger:
         answer, count = Answer.of(window, scores, critic), len(window.rows)
         self.odds.extend(answer.odds, count)
         self.begin.extend(answer.begin, count)
-        self.end.extend(answer.end, count)
+        if scores.words is not None:
+            if np.shape(scores.words) != (count,) or not np.isfinite(scores.words).all():
+                raise CriticError(f"{critic} returned `words` {scores.words!r} for {count} tokens, not log-odds of each")
+            self.words.extend(np.clip(scores.words, -_FARTHEST, _FARTHEST), count)
         if scores.label is not None:
             self.labels = scores.labels
             self.label.extend(scores.label, count)

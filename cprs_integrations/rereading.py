@@ -14,6 +14,7 @@ from cprs_integrations.lexical import Floats, Places
 from cprs_integrations.windows import NO_TOKENS, Piece, Prompt, Window, pack
 
 _MOST = 64  # units that are looked at: those that fit the window are far fewer
+_AT_ONCE = 12  # units that are tokenized at once: most windows hold fewer
 _LEAST = 8  # tokens for which it is not worth looking further
 
 
@@ -34,23 +35,29 @@ def second_window(
     best = [unit for unit in np.argsort(-odds, kind="stable")[:_MOST].tolist() if np.isfinite(odds[unit])]
     if len(best) < 2:
         return None
-    texts = [readable(context.slice(int(starts[unit]), int(ends[unit]))) for unit in best]
-    documents = [context.document_at(int(starts[unit])) for unit in best]
-    shown = titles(critic, context, dict.fromkeys(documents), size)
+    places = [(unit, int(starts[unit]), int(ends[unit])) for unit in best]
     pieces: list[Piece] = []
     room = size - len(prompt.ids)
-    for unit, document, text, ids in zip(best, documents, texts, parted(critic.encode(texts)), strict=True):
-        title = shown.get(document, NO_TOKENS)
-        needed = len(ids) + len(title) + len(critic.separator)
-        if needed <= room:
-            pieces.append(Piece(document, unit, text, ids, title))
-            room -= needed
-        if room < _LEAST:
-            break
+    while places and room >= _LEAST:
+        for piece in _pieces(critic, context, places[:_AT_ONCE], size):
+            needed = len(piece.ids) + len(piece.title) + len(critic.separator)
+            if needed <= room:
+                pieces.append(piece)
+                room -= needed
+        places = places[_AT_ONCE:]
     if len(pieces) < 2:
         return None
     (window,) = pack(_parted(sorted(pieces, key=lambda piece: piece.unit)), prompt, size, 0, critic.separator)
     return window
+
+
+def _pieces(critic: Critic, context: LongContext, places: list[tuple[int, int, int]], size: int) -> list[Piece]:
+    """Tokenize some units, given as their number, start and end."""
+    texts = [readable(context.slice(start, end)) for _, start, end in places]
+    documents = [context.document_at(start) for _, start, _ in places]
+    shown = titles(critic, context, dict.fromkeys(documents), size)
+    encoded = zip(places, documents, texts, parted(critic.encode(texts)), strict=True)
+    return [Piece(document, unit, text, ids, shown.get(document, NO_TOKENS)) for (unit, _, _), document, text, ids in encoded]
 
 
 def _parted(pieces: list[Piece]) -> list[Piece]:

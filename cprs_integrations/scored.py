@@ -18,13 +18,14 @@ from cprs_integrations.selection import Bounds, Candidates, Closeup, TokenCounte
 from cprs_integrations.tags import Floats, Places, TokenSpans, best_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
-_UNSHARED = 0.1  # what a token counts that no term of the query begins in, where one in which one does counts 1
+_NEAR = 10  # tokens before and after a shared term: what is asked for stands beside what is asked with
+_FAR = 0.02  # what a token counts that no term of the query is near to, where one near to one of them counts 1
 _GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A context with its scores: 14 bytes a token, and 24 a unit.
+    """A context with its scores: at most 16 bytes a token, and 24 a unit.
 
     Attributes:
         context: the documents.
@@ -38,7 +39,8 @@ class Scored:
         unread: units of a script that the critic cannot read, judged by shared characters alone.
         token_starts, token_ends: of each token, in the whole context.
         odds: log-odds of each token's being kept.
-        begin, end: P(B) and P(E) of each token, given that it is kept.
+        begin: P(B) of each token, given that it is kept.
+        words: log-odds of each token's being one of the words that answer; None if the critic does not tell.
         label: of each token, an index into `labels`; None if the critic names nothing.
     """
 
@@ -58,11 +60,11 @@ class Scored:
     token_ends: Ints
     odds: npt.NDArray[np.float16]
     begin: npt.NDArray[np.float16]
-    end: npt.NDArray[np.float16]
     windows: int
     marked: Granularity | None
     unread: int
     seconds: dict[str, float]
+    words: npt.NDArray[np.float16] | None = None
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.int16] | None = None
 
@@ -83,10 +85,10 @@ class Scored:
             token_ends=ledger.token_ends.finish(),
             odds=ledger.odds.finish(),
             begin=ledger.begin.finish(),
-            end=ledger.end.finish(),
             windows=ledger.windows,
             marked=settled.marked,
             unread=settled.unread,
+            words=ledger.words.finish() if ledger.words.length else None,
             labels=ledger.labels,
             label=ledger.label.finish() if ledger.labels else None,
         )
@@ -186,10 +188,13 @@ class Scored:
         high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
         keep = probability(self.odds[low:high])
         score = float(keep.mean(dtype=np.float64)) if len(keep) else 0.0
-        if self.unread and not is_latin(text := self.context.slice(start, end)):
-            # the critic had nothing to say of its tokens: those that share most with the query are kept of a unit that is cut
+        if self.words is not None:
+            keep = keep * probability(self.words[low:high])
+        if self.unread and len(keep) and not is_latin(text := self.context.slice(start, end)):
+            # the critic had nothing to say of its tokens: a unit that is cut is cut around those near what the query shares
             shared = np.searchsorted(self.token_ends[low:high], np.array(self._shared(text)) + start, side="right")
-            keep = keep * (_UNSHARED + np.bincount(shared, minlength=len(keep))[: len(keep)])
+            near = np.convolve(np.bincount(shared, minlength=len(keep))[: len(keep)], np.ones(2 * _NEAR + 1))
+            keep = keep * (_FAR + near[_NEAR:-_NEAR])
         first, last = np.searchsorted(self.starts, (start, end), side="left")
         return Closeup(
             score=score,

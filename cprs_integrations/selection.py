@@ -24,6 +24,7 @@ TokenCounter = Callable[[str], int]
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
 _PATIENCE = 12  # candidates that may fail to fit: beyond them, what fits is small rather than good
+_WORTH_CUTTING = 24  # characters left, for which a unit that does not fit is cut: what it has to say needs so many
 _WORD = re.compile(r"\S+")
 
 
@@ -141,6 +142,8 @@ def choose(
 ) -> Chosen:
     """Keep protected matches, then candidates from the best score down, as long as they fit.
 
+    The first that does not fit is cut to what is left; after it, only what fits whole is kept.
+
     Args:
         context: the documents.
         candidates: what can be kept.
@@ -158,7 +161,7 @@ def choose(
             left_out.append(_left_out(context, start, end, f"protected: {end - start} characters do not fit {budget.name}"))
     order = np.argsort(-candidates.scores, kind="stable")
     threshold = np.float32(bounds.threshold if bounds.threshold is not None else 0.0)
-    misses, first = 0, True
+    misses, first, is_cut = 0, True, False
     for index in order.tolist():
         if candidates.scores[index] < threshold or misses > _PATIENCE or budget.is_spent(kept):
             break
@@ -166,7 +169,9 @@ def choose(
         score, label = round(float(candidates.scores[index]), 6), candidates.label(index)
         if not budget.admit(kept, start, end, score, label):
             misses += 1
-            if first and not _cut(context, budget, kept, Span(start, end, score, label), look):
+            if not is_cut and (first or budget.characters_left(kept) >= _WORTH_CUTTING):
+                is_cut = _cut(context, budget, kept, Span(start, end, score, label), look)
+            if first and not is_cut:
                 left_out.append(_left_out(context, start, end, f"the best unit: no part of it fits {budget.name}"))
         first = False
     budget.settle(kept)

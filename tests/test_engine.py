@@ -3,6 +3,7 @@ import gc
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,28 @@ class TestKnownScores:
     def test_all_ties_keep_the_order_of_the_documents(self):
         engine = CPRSEngine(critic=KnownCritic({}, default=0.5))
         assert engine.compress(CAPITALS, "q", max_ratio=0.1).text == "Paris is the capital of France."
+
+    def test_the_first_unit_that_does_not_fit_is_cut_to_what_is_left(self, known):
+        best = "Edmund Hillary and Tenzing Norgay reached its summit in May 1953."
+        total = sum(map(len, CAPITALS))
+        context = known.compress(CAPITALS, "q", max_ratio=(len(best) + 2 + 26) / total)
+        assert context.documents[3].text == best
+        assert context.documents[0].text == "is the capital of France."
+        too_little = known.compress(CAPITALS, "q", max_ratio=(len(best) + 2 + 20) / total)
+        assert too_little.text == best
+
+    def test_a_unit_that_must_be_cut_is_cut_around_the_words_that_answer(self):
+        class Telling(KnownCritic):
+            def score(self, windows):
+                for window in windows:
+                    (scores,) = super().score([window])
+                    answers = self.encode(["Tenzing Norgay"]).ids
+                    yield replace(scores, words=np.where(np.isin(window.ids[window.rows], answers), 3.0, -6.0))
+
+        ratio = 30 / sum(map(len, CAPITALS))
+        scores = {"Hillary": 0.9}
+        assert "Norgay" not in CPRSEngine(critic=KnownCritic(scores)).compress(CAPITALS, "q", max_ratio=ratio).text
+        assert "Tenzing Norgay" in CPRSEngine(critic=Telling(scores)).compress(CAPITALS, "q", max_ratio=ratio).text
 
     @pytest.mark.parametrize(
         ("granularity", "expected"),
@@ -171,8 +194,14 @@ class TestScoreAndSelect:
         assert context.stats.original_tokens == sum(map(words, CAPITALS))
 
     def test_at_most_16_bytes_a_token_remain(self):
+        class Telling(ScatteredCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield replace(scores, words=np.zeros(len(scores.bioe)))
+
         text = " ".join(text.replace(". ", ", and then ") for text in CAPITALS) + "\n"
-        scored = CPRSEngine(critic=ScatteredCritic()).score([text * 100, text], "q")
+        scored = CPRSEngine(critic=Telling()).score([text * 100, text], "q")
+        assert len(scored.words) == len(scored.odds)
         arrays = [value for value in vars(scored).values() if isinstance(value, np.ndarray)]
         assert sum(array.nbytes for array in arrays) <= 16 * len(scored.odds)
 
@@ -312,6 +341,16 @@ class TestCriticsThatMisbehave:
 
         with pytest.raises(CriticError, match="units"):
             CPRSEngine(critic=Worth({})).compress("One sentence.", "q")
+
+    @pytest.mark.parametrize("words", [np.ones(2), np.array([np.nan] * 3)])
+    def test_what_it_says_must_be_one_figure_a_token(self, words):
+        class Telling(KnownCritic):
+            def score(self, windows):
+                for scores in super().score(windows):
+                    yield TokenScores(scores.bioe, words=words)
+
+        with pytest.raises(CriticError, match="words"):
+            CPRSEngine(critic=Telling({})).compress("One sentence.", "q")
 
     def test_missing_and_superfluous_answers_are_noticed(self):
         class Silent(KnownCritic):

@@ -38,6 +38,8 @@ class TokenScores:
         labels: the words that `label` counts through, if the critic names what it marks.
         label: int [rows], index into `labels` of each token's label.
         units: float [pieces], the log-odds of each piece's being worth keeping as a whole; None: the mean of its tokens'.
+        words: float [rows], the log-odds of each token's being one of the words that answer, whatever the instruction asks
+            for, if the critic can tell: a unit that must be cut is cut around them.
         asked: float [3], how likely the instruction asks for words, for sentences, for paragraphs, if the critic can tell.
     """
 
@@ -45,6 +47,7 @@ class TokenScores:
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.integer] | None = None
     units: npt.NDArray[np.floating] | None = None
+    words: npt.NDArray[np.floating] | None = None
     asked: npt.NDArray[np.floating] | None = None
 
 

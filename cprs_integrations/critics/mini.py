@@ -22,7 +22,7 @@ from cprs_integrations.windows import Ints, Limits, Window
 SHIPPED = Path(__file__).parent / "mini_model"
 FORMAT = 3  # of a model folder; counts what the network puts out and what config.json has
 _FILES = ("model.onnx", "tokenizer.json")
-_OUTPUTS = ("bioe", "kept", "similar", "asked")
+_OUTPUTS = ("bioe", "kept", "words", "similar", "asked")
 _AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
 
 
@@ -109,11 +109,12 @@ class MiniCritic:
         """Score one window, in the thread that calls."""
         prompt = window.prompt.ids
         ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
-        bioe, kept, similar, asked = self.session.run(_OUTPUTS, {"ids": ids[None]})
+        bioe, kept, words, similar, asked = self.session.run(_OUTPUTS, {"ids": ids[None]})
         rows, sizes = len(prompt) + window.rows, np.diff(window.borders)
         gain = self._similarity * np.add.reduceat(similar[0, rows], window.borders[:-1]) / sizes
         units = np.add.reduceat(kept[0, rows], window.borders[:-1]) / sizes + gain
-        return TokenScores(_raised(bioe[0, rows], np.repeat(gain, sizes)), units=units, asked=asked[0])
+        tags = _raised(bioe[0, rows], np.repeat(gain, sizes))
+        return TokenScores(tags, units=units, words=words[0, rows], asked=asked[0])
 
 
 def _raised(bioe: Floats, gain: Floats) -> Floats:

@@ -38,18 +38,19 @@ class Outputs(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the outputs for `ids` [1, tokens].
 
         Returns:
             `bioe` [1, tokens, 4], probabilities: of words the more, the more likely these are asked for; `kept` [1, tokens],
-            log-odds of being in a sentence worth keeping; `similar` [1, tokens], cosines in fifths; `asked` [1, 3].
+            log-odds of being in a sentence worth keeping; `words` [1, tokens], of being a word that answers; `similar`
+            [1, tokens], cosines in fifths; `asked` [1, 3].
         """
         readings: Readings = self.model(ids)
         asked = torch.softmax(readings.asked, dim=-1)
-        words = asked[:, None, :1]
-        bioe = torch.softmax(words * readings.words + (1 - words) * readings.sentences, dim=-1)
-        return bioe, kept_odds(readings.sentences), readings.similar, asked
+        share = asked[:, None, :1]
+        bioe = torch.softmax(share * readings.words + (1 - share) * readings.sentences, dim=-1)
+        return bioe, kept_odds(readings.sentences), kept_odds(readings.words), readings.similar, asked
 
 
 def export(
@@ -112,7 +113,7 @@ def write_onnx(model: MiniModel, path: Path) -> None:
     example = torch.randint(1000, 20_000, (1, 64))
     length = torch.export.Dim("length", min=8, max=512)
     program = torch.onnx.export(
-        Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "kept", "similar", "asked"],
+        Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "kept", "words", "similar", "asked"],
         opset_version=_OPSET, dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
     )  # fmt: skip
     if program is None:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.training.examples import read_examples, read_haystack
-from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings, kept_odds
+from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings, kept_odds, mixed_precision
 from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker
 
@@ -152,7 +152,7 @@ class _Run:
 
     def learn(self, batch: dict[str, Tensor], device: str) -> float:
         self.model.train()
-        with torch.autocast(device, torch.bfloat16):
+        with mixed_precision(device):
             readings = self.model(batch["ids"], batch["mask"])
         loss = critic_loss(Readings(*(reading.float() for reading in readings)), batch, self.recipe)
         self.optimizer.zero_grad()

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import BertModel
 
 from cprs_integrations.training.examples import Example
+from cprs_integrations.training.model import mixed_precision
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int32]
@@ -131,7 +132,7 @@ def _embed(sequences: Sequence[Ints], tokenizer: Tokenizer, minilm: Path, device
         for row, place in enumerate(rows):
             ids[row, : lengths[place]] = [classify, *sequences[place][:_LONGEST], separate]
         mask = torch.from_numpy(np.arange(ids.shape[1]) < lengths[rows, None]).to(device)
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        with torch.inference_mode(), mixed_precision(device):
             hidden = encoder(torch.from_numpy(ids).to(device), attention_mask=mask.long()).last_hidden_state.float()
         means = torch.nn.functional.normalize((hidden * mask[:, :, None]).sum(dim=1), dim=1)
         vectors[rows] = means.half().cpu().numpy()

@@ -136,9 +136,10 @@ class TestJointLabels:
         assert alone.labels == ("needle",)
 
     def test_the_scheme_bio_never_ends(self):
-        scored = engine_of(tiny_model(bi_label_type="BIO")).score(CAPITALS, QUESTION, instruction=NEEDLES)
-        assert not scored.end.any()
-        assert scored.begin.any()
+        engine = engine_of(tiny_model(bi_label_type="BIO"))
+        for scores in engine.critic.score(windows_of(engine, [(CAPITALS, NEEDLES)])):
+            assert not scores.bioe[:, E].any()
+            assert scores.bioe[:, B].any()
 
 
 class TestText:

@@ -19,7 +19,7 @@ from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.training.examples import read_examples
 from cprs_integrations.training.export import Outputs, export, keep, load, write_onnx
-from cprs_integrations.training.mini import Recipe, collate, critic_loss, load_tokenizer, train
+from cprs_integrations.training.mini import Recipe, _rank_loss, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings
 from cprs_integrations.training.pipeline import KEPT, make, read_recipe
 from cprs_integrations.training.synthetic import plant
@@ -135,6 +135,30 @@ def test_a_companion_asks_the_same_of_texts_without_evidence(data, tokenizer):
         assert np.isin(companion.sentences, (IGNORED, O)).all()
 
 
+def test_a_second_reading_lays_likely_units_of_many_texts_side_by_side(data, tokenizer):
+    maker = WindowMaker(read_examples(data, {"plain": 100}), tokenizer, synthetic_share=0.0, second_share=1.0, second_size=160)
+    with_evidence = 0
+    for seed in range(80):
+        (window,) = maker.draw(np.random.default_rng(seed))
+        assert len(window.ids) <= 160
+        text = tokenizer.decode(window.ids.tolist())
+        kept = [int(token) for token, tag in zip(window.ids, window.sentences, strict=True) if tag not in (IGNORED, O)]
+        with_evidence += bool(kept)
+        assert not kept or tokenizer.decode(kept).startswith("it was written in 19")
+        assert len(set(window.units.tolist()) - {-1}) > 2
+        if kept:  # no other text's sentence holds this one's answer
+            assert text.count(tokenizer.decode(kept)) == 1
+    assert 50 < with_evidence < 80
+
+
+def test_units_that_follow_each_other_stay_together_in_a_second_reading(data, tokenizer):
+    maker = WindowMaker(read_examples(data, {"several": 1}), tokenizer, synthetic_share=0.0, second_share=1.0, second_size=300)
+    (window,) = maker.draw(np.random.default_rng(0))
+    ends = np.flatnonzero(window.ids == tokenizer.token_to_id("[SEP]"))
+    assert len(set(window.units.tolist()) - {-1}) == 12
+    assert len(ends) == 2 + 4  # of the prompt, and one after each document
+
+
 def test_look_up_tasks_are_hidden_in_a_haystack(data, tokenizer):
     straw = "\n".join(f"Straw number {number} is as dry as any other." for number in range(400))
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, haystack=[straw], synthetic_share=1.0, companion_share=0.0)
@@ -217,6 +241,20 @@ def test_rare_words_are_told_from_common_ones(data, tokenizer):
     assert 0 <= word["the"] < word["yeast"] < word["zebra"] == 1
 
 
+def test_each_sentence_with_evidence_must_come_before_all_without():
+    right = torch.tensor([True, True, False, False, True])
+    group = torch.tensor([0, 0, 0, 1, 1])
+    good = torch.tensor([5.0, 5.0, -5.0, -5.0, 5.0])
+    one_behind = torch.tensor([5.0, -9.0, -5.0, -5.0, 5.0])
+    assert _rank_loss(good, group, right, 2) < 0.01
+    assert _rank_loss(one_behind, group, right, 2) == pytest.approx((0 + 4.018) / 2 / 2, abs=0.01)
+    assert _rank_loss(good, group, torch.zeros(5, dtype=torch.bool), 2) == 0
+    everything = torch.ones(5, dtype=torch.bool)
+    scores = good.clone().requires_grad_()
+    _rank_loss(scores, group, everything, 2).backward()
+    assert torch.isfinite(scores.grad).all()
+
+
 def test_the_loss_falls_with_better_logits_and_counts_units(data, tokenizer, tmp_path):
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, size=128)
     maker.teacher = teach(maker.examples, ["plain"], maker.read, tokenizer, MINILM, tmp_path / "teacher.npz")
@@ -296,7 +334,7 @@ def test_the_exported_folder_loads_and_computes_what_the_model_does(run, tokeniz
     for length in (100, 37):
         with torch.no_grad():
             expected = Outputs(model)(ids[:, :length])
-        found = session.run(["bioe", "kept", "similar", "asked"], {"ids": ids[:, :length].numpy()})
+        found = session.run(["bioe", "kept", "words", "similar", "asked"], {"ids": ids[:, :length].numpy()})
         assert all(np.abs(first - second.numpy()).max() < 1e-4 for first, second in zip(found, expected, strict=True))
     export(trained, MINILM / "tokenizer.json", tmp_path / "model")
     engine = CPRSEngine.from_pretrained(str(tmp_path / "model"))
