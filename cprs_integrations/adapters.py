@@ -1,4 +1,4 @@
-"""What both adapters share: their options, and the engine behind them.
+"""What all adapters share: their options, and the engine behind them.
 
 Needs pydantic, which comes with either framework.
 """
@@ -42,11 +42,9 @@ class CPRSOptions(BaseModel):
     max_ratio: float | None = Field(None, strict=True, description="Upper bound of kept to all characters, in (0, 1].")
     max_tokens: int | None = Field(None, strict=True, description="Upper bound of kept tokens over all documents.")
     protect: list[str] = Field(default_factory=list, description="Regular expressions whose matches are kept first.")
-    title_key: str | None = Field("title", description="Metadata key of a title that the critic reads as context.")
     on_error: Literal["raise", "passthrough"] = Field(
         "raise", description='"passthrough": if compression fails, return the originals with a warning.'
     )
-    drop_empty: bool = Field(True, description="Leave out documents that had text and lost all of it.")
     engine: Any = Field(None, description="A ready engine, instead of `critic` and its options.")
     token_counter: Callable[[str], int] | None = Field(None, description="Counts tokens for `max_tokens`.")
 
@@ -95,18 +93,16 @@ class CPRSOptions(BaseModel):
             return engine
         return CPRSEngine(load_critic(self.critic, **self.critic_options))
 
-    def _request(self, texts: Sequence[str], metadata: Sequence[dict[str, Any]], query: str | None) -> dict[str, Any]:
+    def _request(self, texts: Sequence[str], query: str | None) -> dict[str, Any]:
         """The arguments of the engine's call.
 
         Raises:
             ArgumentError: query and instruction are both empty.
         """
         check_question(query, self.instruction)
-        titles = [found.get(self.title_key) if self.title_key else None for found in metadata]
         return {
             "documents": list(texts),
             "query": query,
-            "titles": [title if isinstance(title, str) else None for title in titles],
             "instruction": self.instruction,
             "granularity": self.granularity,
             "threshold": self.threshold,
@@ -137,6 +133,21 @@ class CPRSOptions(BaseModel):
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(f"compression failed, the originals are passed through: {reason}", stacklevel=5)
         return reason
+
+
+class RetrievalOptions(CPRSOptions):
+    """The options of an adapter for what a retriever brought."""
+
+    title_key: str | None = Field("title", description="Metadata key of a title that the critic reads as context.")
+    drop_empty: bool = Field(True, description="Leave out documents that had text and lost all of it.")
+
+    def _request_of(self, texts: Sequence[str], metadata: Sequence[dict[str, Any]], query: str | None) -> dict[str, Any]:
+        """The arguments of the engine's call, titles included. Raises as `_request` does."""
+        titles = [found.get(self.title_key) if self.title_key else None for found in metadata]
+        return {
+            **self._request(texts, query),
+            "titles": [title if isinstance(title, str) else None for title in titles],
+        }
 
 
 def passed_through(reason: str, text: str) -> dict[str, Any]:

@@ -120,10 +120,11 @@ def _wraps(line: str, following: str, width: int, first: bool) -> bool:
         return False
     if len(line.rstrip()) + 1 + len(word.split(None, 1)[0]) < max(40, _WRAP_AT * width):
         return False
-    return _is_prose(line) and _is_prose(following)
+    return is_prose(line) and is_prose(following)
 
 
-def _is_prose(line: str) -> bool:
+def is_prose(line: str) -> bool:
+    """Whether a line reads like running text: no columns, few digits and symbols."""
     return not _COLUMNS.search(line) and len(_SYMBOL.findall(line)) <= 0.15 * len(line)
 
 

@@ -48,7 +48,7 @@ def test_the_package_is_typed():
 
 
 @pytest.mark.parametrize(
-    "module", ["context", "units", "windows", "tags", "selection", "result", "scored", "ledger", "instructions"]
+    "module", ["context", "units", "windows", "tags", "selection", "result", "scored", "ledger", "instructions", "lines"]
 )
 def test_the_core_knows_neither_frameworks_nor_torch(module):
     tree = ast.parse((ROOT / f"{module}.py").read_text())

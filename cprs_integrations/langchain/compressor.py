@@ -7,11 +7,11 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 
-from cprs_integrations.adapters import KEY, CPRSOptions, passed_through
+from cprs_integrations.adapters import KEY, RetrievalOptions, passed_through
 from cprs_integrations.result import CompressedContext
 
 
-class CPRSCompressor(CPRSOptions, BaseDocumentCompressor):
+class CPRSCompressor(RetrievalOptions, BaseDocumentCompressor):
     """Keeps of retrieved documents, word for word, what helps with the query.
 
     One document in, at most one out, in the same order, with its id and metadata; where its spans stand in the original is
@@ -59,7 +59,7 @@ class CPRSCompressor(CPRSOptions, BaseDocumentCompressor):
         return kept
 
     def _request_for(self, documents: Sequence[Document], query: str) -> dict[str, Any]:
-        return self._request([document.page_content for document in documents], [d.metadata for d in documents], query)
+        return self._request_of([document.page_content for document in documents], [d.metadata for d in documents], query)
 
     def _documents(self, documents: Sequence[Document], compressed: CompressedContext | str) -> list[Document]:
         if isinstance(compressed, str):

@@ -1,4 +1,7 @@
-"""LlamaIndex: `CPRSNodePostprocessor`, a node postprocessor. Needs the extra "llama-index"."""
+"""LlamaIndex: `CPRSNodePostprocessor`, a node postprocessor, and `compressed_tool`, for agents.
+
+Needs the extra "llama-index".
+"""
 
 from cprs_integrations.errors import require
 
@@ -6,5 +9,13 @@ require("llama_index.core", "llama-index")
 
 from cprs_integrations.llama_index.events import CompressionEndEvent, CompressionStartEvent  # noqa: E402
 from cprs_integrations.llama_index.postprocessor import CPRSNodePostprocessor  # noqa: E402
+from cprs_integrations.llama_index.tools import CompressedTool, CompressedToolOutput, compressed_tool  # noqa: E402
 
-__all__ = ["CPRSNodePostprocessor", "CompressionEndEvent", "CompressionStartEvent"]
+__all__ = [
+    "CPRSNodePostprocessor",
+    "CompressedTool",
+    "CompressedToolOutput",
+    "CompressionEndEvent",
+    "CompressionStartEvent",
+    "compressed_tool",
+]

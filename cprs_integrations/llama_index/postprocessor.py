@@ -8,7 +8,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixin
 from llama_index.core.schema import BaseNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
-from cprs_integrations.adapters import KEY, CPRSOptions, passed_through
+from cprs_integrations.adapters import KEY, RetrievalOptions, passed_through
 from cprs_integrations.instructions import resolve
 from cprs_integrations.llama_index.events import CompressionEndEvent, CompressionStartEvent
 from cprs_integrations.result import CompressedContext
@@ -16,7 +16,7 @@ from cprs_integrations.result import CompressedContext
 dispatcher = get_dispatcher(__name__)
 
 
-class CPRSNodePostprocessor(CPRSOptions, BaseNodePostprocessor, PromptMixin):
+class CPRSNodePostprocessor(RetrievalOptions, BaseNodePostprocessor, PromptMixin):
     """Keeps of retrieved nodes, word for word, what helps with the query.
 
     One node in, at most one out, in the same order, with its id, score, metadata and relationships; where its spans stand in
@@ -57,7 +57,7 @@ class CPRSNodePostprocessor(CPRSOptions, BaseNodePostprocessor, PromptMixin):
 
     def _request_for(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None) -> dict[str, Any]:
         query = query_bundle.query_str if query_bundle is not None else None
-        request = self._request([_text(found.node) for found in nodes], [found.node.metadata for found in nodes], query)
+        request = self._request_of([_text(found.node) for found in nodes], [found.node.metadata for found in nodes], query)
         characters = sum(len(text) for text in request["documents"])
         dispatcher.event(CompressionStartEvent(query=query or "", nodes=len(nodes), characters=characters))
         return request
