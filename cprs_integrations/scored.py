@@ -18,7 +18,7 @@ from cprs_integrations.selection import Bounds, Candidates, Closeup, TokenCounte
 from cprs_integrations.tags import Floats, Places, TokenSpans, best_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
-_NEAR = 10  # tokens before and after a shared term: what is asked for stands beside what is asked with
+_NEAR = 10  # characters before and after a shared term: what is asked for stands beside what is asked with
 _FAR = 0.02  # what a token counts that no term of the query is near to, where one near to one of them counts 1
 _GLUE_BELOW = "\u0e00"  # scripts from here on put no spaces between words
 
@@ -192,9 +192,10 @@ class Scored:
             keep = keep * probability(self.words[low:high])
         if self.unread and len(keep) and not is_latin(text := self.context.slice(start, end)):
             # the critic had nothing to say of its tokens: a unit that is cut is cut around those near what the query shares
-            shared = np.searchsorted(self.token_ends[low:high], np.array(self._shared(text)) + start, side="right")
-            near = np.convolve(np.bincount(shared, minlength=len(keep))[: len(keep)], np.ones(2 * _NEAR + 1))
-            keep = keep * (_FAR + near[_NEAR:-_NEAR])
+            shared = np.array(self._shared(text)) + start
+            first = np.searchsorted(shared, self.token_starts[low:high] - _NEAR)
+            last = np.searchsorted(shared, self.token_ends[low:high] + _NEAR)
+            keep = keep * (_FAR + last - first).astype(np.float32)
         first, last = np.searchsorted(self.starts, (start, end), side="left")
         return Closeup(
             score=score,

@@ -24,7 +24,7 @@ TokenCounter = Callable[[str], int]
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
 _PATIENCE = 12  # candidates that may fail to fit: beyond them, what fits is small rather than good
-_WORTH_CUTTING = 24  # characters left, for which a unit that does not fit is cut: what it has to say needs so many
+_WORTH_KEEPING = 24  # characters of a part of a unit that does not fit, beside others that do: a shorter one says nothing
 _WORD = re.compile(r"\S+")
 
 
@@ -169,8 +169,8 @@ def choose(
         score, label = round(float(candidates.scores[index]), 6), candidates.label(index)
         if not budget.admit(kept, start, end, score, label):
             misses += 1
-            if not is_cut and (first or budget.characters_left(kept) >= _WORTH_CUTTING):
-                is_cut = _cut(context, budget, kept, Span(start, end, score, label), look)
+            if not is_cut:
+                is_cut = _cut(context, budget, kept, Span(start, end, score, label), look, 1 if first else _WORTH_KEEPING)
             if first and not is_cut:
                 left_out.append(_left_out(context, start, end, f"the best unit: no part of it fits {budget.name}"))
         first = False
@@ -178,10 +178,12 @@ def choose(
     return Chosen(kept.spans(), tuple(left_out))
 
 
-def _cut(context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, look: Callable[[int, int], Closeup]) -> bool:
+def _cut(
+    context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, look: Callable[[int, int], Closeup], least: int
+) -> bool:
     """Keep the best part of a stretch that fits: whole sentences, else clauses, else words, else tokens.
 
-    Coarser parts are preferred unless a finer one is worth more than twice as much.
+    It has at least `least` characters. Coarser parts are preferred unless a finer one is worth more than twice as much.
     """
     closeup = look(unit.start, unit.end)
     coarse: list[list[int]] = []
@@ -193,17 +195,18 @@ def _cut(context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, loo
     by_clauses = [*(start + offset for offset in clauses(text)), end]
     by_words = [*(start + word.start() for word in _WORD.finditer(text)), end]
     by_tokens = [*np.unique(look(start, end).starts).tolist(), end]
-    return any(_cut_at(context, budget, kept, unit, closeup, kinds) for kinds in ([*coarse, by_clauses, by_words], [by_tokens]))
+    finer = ([*coarse, by_clauses, by_words], [by_tokens])
+    return any(_cut_at(context, budget, kept, unit, closeup, kinds, least) for kinds in finer)
 
 
 def _cut_at(
-    context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, closeup: Closeup, kinds: list[list[int]]
+    context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, closeup: Closeup, kinds: list[list[int]], least: int
 ) -> bool:
     """Keep the best stretch between the borders of one of some kinds, the coarsest first."""
     limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
-    while limit > 0:
+    while limit >= least:
         stretches = (_best_stretch(context, points, limit, closeup) for points in kinds)
-        found = [stretch for stretch in stretches if stretch is not None]
+        found = [stretch for stretch in stretches if stretch is not None and stretch[2] - stretch[1] >= least]
         if not found:
             return False
         enough = max(worth for worth, _, _ in found) / 2

@@ -152,10 +152,11 @@ def test_a_second_reading_lays_likely_units_of_many_texts_side_by_side(data, tok
 
 
 def test_units_that_follow_each_other_stay_together_in_a_second_reading(data, tokenizer):
-    maker = WindowMaker(read_examples(data, {"several": 1}), tokenizer, synthetic_share=0.0, second_share=1.0, second_size=300)
-    (window,) = maker.draw(np.random.default_rng(0))
+    maker = WindowMaker(read_examples(data, {"several": 1}), tokenizer, synthetic_share=0.0, second_share=1.0, second_size=600)
+    drawn = (maker.draw(np.random.default_rng(seed))[0] for seed in range(20))
+    window = next(window for window in drawn if B in window.sentences)
     ends = np.flatnonzero(window.ids == tokenizer.token_to_id("[SEP]"))
-    assert len(set(window.units.tolist()) - {-1}) == 12
+    assert len(set(window.units.tolist()) - {-1}) == 10
     assert len(ends) == 2 + 4  # of the prompt, and one after each document
 
 
