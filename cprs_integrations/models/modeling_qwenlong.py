@@ -1,6 +1,8 @@
 """QwenLong-CPRS (arXiv 2505.18092, section 3): causal layers below, bidirectional ones above, two heads on top."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -217,23 +219,38 @@ class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):
         return TokenCriticOutput(
             loss=self._loss(hidden, bi_logits, labels, bi_labels),
             bi_logits=bi_logits,
-            label_logits=None if label_ids is None else functional.linear(hidden, self._words()[label_ids]),
+            label_logits=None if label_ids is None else self._label_logits(hidden, label_ids),
             hidden_states=body.hidden_states,
         )
 
     def _loss(self, hidden: Tensor, bi_logits: Tensor, labels: Tensor | None, bi_labels: Tensor | None) -> Tensor | None:
         config, terms = self.config, []
         if labels is not None and not config.ignore_lm_head:
-            terms.append(language_loss(hidden, self._words(), labels, config.lm_head_weight))
+            with self._words() as words:
+                terms.append(language_loss(hidden, words, labels, config.lm_head_weight))
         if bi_labels is not None:
             loss = reference_tag_loss if config.reference_loss else tag_loss
             terms.append(loss(bi_logits, bi_labels, config.bi_loss_type, config.bi_loss_weight))
         return torch.stack(terms).sum() if terms else None
 
-    def _words(self) -> Tensor:
+    def _label_logits(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
+        with self._words() as words:
+            rows = words[label_ids.to(words.device)].to(hidden.device)
+        return functional.linear(hidden, rows)
+
+    @contextmanager
+    def _words(self) -> Iterator[Tensor]:
+        """The weights of the LM head, fetched for the time being if a device map has put them on a CPU or a disk."""
         if self.lm_head is None:
             raise ArgumentError("label_ids or labels: this checkpoint has no lm_head, so it cannot name what it marks")
-        return self.lm_head.weight
+        if not hasattr(self.lm_head, "_hf_hook"):
+            yield self.lm_head.weight
+            return
+        # what is offloaded comes back for a forward pass of the module, which is not made here
+        from accelerate.utils import align_module_device
+
+        with align_module_device(self.lm_head):
+            yield self.lm_head.weight
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """Return the LM head, whose weights may be those of the embeddings."""

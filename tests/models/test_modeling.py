@@ -237,6 +237,17 @@ class TestLoading:
         model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
         assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
 
+    def test_words_are_scored_by_an_offloaded_lm_head_too(self, tmp_path):
+        save(tmp_path)
+        ids, words = ids_and_mask("none")[0], torch.tensor([40, 7, 300])
+        places = {"model": "cpu", "cls_head": "cpu", "lm_head": "disk"}
+        model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
+        assert model.lm_head.weight.device.type == "meta"
+        with torch.inference_mode():
+            found, whole = (model.eval()(ids, label_ids=words).label_logits, tiny_model()(ids, label_ids=words).label_logits)
+        assert torch.equal(found, whole)
+        assert model.lm_head.weight.device.type == "meta"
+
     def test_only_safetensors_are_loaded(self, tmp_path):
         save(tmp_path)
         torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
