@@ -31,7 +31,6 @@ OUTSIDE = "outside"
 
 _RULE = re.compile(r"\btag\b[^\n'\"‘“]*\bwith\s+['\"‘“]([^\n'\"’”]+)['\"’”]", re.IGNORECASE)
 _DTYPES = ("float32", "bfloat16", "float16")
-_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 _AHEAD = 4  # batches a model that are cut before the first is scored, so that windows of like length meet
 _GPU_TOKENS = 16_384
 
@@ -150,9 +149,10 @@ class QwenLongCritic:
         from transformers.utils import cached_file
 
         from cprs_integrations.models import QwenLongCPRSForTokenCritic
+        from cprs_integrations.models.modeling_qwenlong import check_attention
 
         inspect.signature(cls).bind([], None, **options)  # an option that is none must not wait for 15 GB
-        _check_attention(attn_implementation)
+        check_attention(attn_implementation)
         devices = _devices(device, device_map)
         if dtype not in (None, *_DTYPES):
             raise ArgumentError(f"dtype must be one of {', '.join(_DTYPES)}, or None, not {dtype!r}")
@@ -381,19 +381,6 @@ def _check_whole(name: str, value: object, low: int, high: int | None = None) ->
     if type(value) is not int or value < low or (high is not None and value > high):
         limit = f"from {low}" if high is None else f"from {low} to {high}"
         raise ArgumentError(f"{name} must be a whole number {limit}, not {value!r}")
-
-
-def _check_attention(name: str) -> None:
-    """Check that an implementation is here: transformers would fetch the code of a missing one."""
-    if name not in _ATTENTION:
-        raise ArgumentError(f"attn_implementation must be one of {', '.join(_ATTENTION)}, not {name!r}")
-    if name.startswith("flash"):
-        from transformers import utils
-
-        if not getattr(utils, f"is_flash_attn_{name[-1]}_available")():
-            raise ArgumentError(
-                f"attn_implementation={name!r} needs the package flash-attn and a GPU; install it, or take 'sdpa'"
-            )
 
 
 def _devices(device: str | None, device_map: object) -> list[str]:
