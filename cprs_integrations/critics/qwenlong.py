@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"
 """The word that stands for "none of the tag words"."""
 
-_RULE = re.compile(r"\btag\b[^\n'\"‘“]*\bwith\s+['\"‘“]([^\n'\"’”]+)['\"’”]", re.IGNORECASE)
+_RULE = re.compile(r"\btag\b(.*)", re.IGNORECASE)
+_WORD = re.compile(r"\bwith\s+['\"‘“]([^'\"’”]+)['\"’”]", re.IGNORECASE)
 _DTYPES = ("float32", "bfloat16", "float16")
 _AHEAD = 4  # batches a model that are cut before the first is scored, so that windows of like length meet
 _GPU_TOKENS = 16_384
@@ -242,7 +243,9 @@ class QwenLongCritic:
 
         try:
             return self._score_batch(model, batch)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             if len(batch) == 1:
                 raise CriticError(
                     f"out of memory on {model.device} with a single window of {_length(batch[0])} tokens: "
@@ -322,7 +325,8 @@ class QwenLongCritic:
 
 def tag_words(instruction: str) -> tuple[str, ...]:
     """Read the words of a tagging rule: "tag the needles with 'needle'" names "needle". None of them: an empty tuple."""
-    return tuple(dict.fromkeys(word.strip() for word in _RULE.findall(instruction) if word.strip()))
+    words = (word.strip() for rule in _RULE.findall(instruction) for word in _WORD.findall(rule))
+    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def joint(bi_logits: "Tensor", label_logits: "Tensor") -> "tuple[Tensor, Tensor]":
@@ -375,6 +379,14 @@ def _control(tokenizer: "Tokenizer", token: str) -> int:
     if found is None:
         raise ModelError(f"the tokenizer has no {token}: it is not of QwenLong-CPRS; copy tokenizer.json from the checkpoint")
     return int(found)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: only the allocators of GPUs have an error of their own for it."""
+    import torch
+
+    signs = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
