@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"
 """The word that stands for "none of the tag words"."""
 
-_RULE = re.compile(r"\btag\b[^\n'\"‘“]*\bwith\s+['\"‘“]([^\n'\"’”]+)['\"’”]", re.IGNORECASE)
+_RULE = re.compile(r"\btag\b(.*)", re.IGNORECASE)
+_WORD = re.compile(r"\bwith\s+['\"‘“]([^'\"’”]+)['\"’”]", re.IGNORECASE)
 _DTYPES = ("float32", "bfloat16", "float16")
-_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 _AHEAD = 4  # batches a model that are cut before the first is scored, so that windows of like length meet
 _GPU_TOKENS = 16_384
 
@@ -150,9 +150,10 @@ class QwenLongCritic:
         from transformers.utils import cached_file
 
         from cprs_integrations.models import QwenLongCPRSForTokenCritic
+        from cprs_integrations.models.modeling_qwenlong import check_attention
 
         inspect.signature(cls).bind([], None, **options)  # an option that is none must not wait for 15 GB
-        _check_attention(attn_implementation)
+        check_attention(attn_implementation)
         devices = _devices(device, device_map)
         if dtype not in (None, *_DTYPES):
             raise ArgumentError(f"dtype must be one of {', '.join(_DTYPES)}, or None, not {dtype!r}")
@@ -242,7 +243,9 @@ class QwenLongCritic:
 
         try:
             return self._score_batch(model, batch)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
             if len(batch) == 1:
                 raise CriticError(
                     f"out of memory on {model.device} with a single window of {_length(batch[0])} tokens: "
@@ -322,7 +325,8 @@ class QwenLongCritic:
 
 def tag_words(instruction: str) -> tuple[str, ...]:
     """Read the words of a tagging rule: "tag the needles with 'needle'" names "needle". None of them: an empty tuple."""
-    return tuple(dict.fromkeys(word.strip() for word in _RULE.findall(instruction) if word.strip()))
+    words = (word.strip() for rule in _RULE.findall(instruction) for word in _WORD.findall(rule))
+    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def joint(bi_logits: "Tensor", label_logits: "Tensor") -> "tuple[Tensor, Tensor]":
@@ -377,23 +381,18 @@ def _control(tokenizer: "Tokenizer", token: str) -> int:
     return int(found)
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: only the allocators of GPUs have an error of their own for it."""
+    import torch
+
+    signs = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
 def _check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
     if type(value) is not int or value < low or (high is not None and value > high):
         limit = f"from {low}" if high is None else f"from {low} to {high}"
         raise ArgumentError(f"{name} must be a whole number {limit}, not {value!r}")
-
-
-def _check_attention(name: str) -> None:
-    """Check that an implementation is here: transformers would fetch the code of a missing one."""
-    if name not in _ATTENTION:
-        raise ArgumentError(f"attn_implementation must be one of {', '.join(_ATTENTION)}, not {name!r}")
-    if name.startswith("flash"):
-        from transformers import utils
-
-        if not getattr(utils, f"is_flash_attn_{name[-1]}_available")():
-            raise ArgumentError(
-                f"attn_implementation={name!r} needs the package flash-attn and a GPU; install it, or take 'sdpa'"
-            )
 
 
 def _devices(device: str | None, device_map: object) -> list[str]:

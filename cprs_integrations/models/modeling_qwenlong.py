@@ -1,6 +1,8 @@
 """QwenLong-CPRS (arXiv 2505.18092, section 3): causal layers below, bidirectional ones above, two heads on top."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -9,11 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, Qwen2PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_flash_attn_2_available, is_flash_attn_3_available
 
 from cprs_integrations.errors import ArgumentError, ModelError
 from cprs_integrations.models.configuration_qwenlong import QwenLongCPRSConfig
 from cprs_integrations.models.losses import language_loss, reference_tag_loss, tag_loss
+
+_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+def check_attention(name: str) -> None:
+    """Check that an implementation is one of ours and installed: transformers would fetch the code of another.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if name not in _ATTENTION:
+        raise ArgumentError(f"attn_implementation must be one of {', '.join(_ATTENTION)}, not {name!r}")
+    is_here = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if name in is_here and not is_here[name]():
+        raise ArgumentError(f"attn_implementation={name!r} needs the package flash-attn and a GPU; install it, or take 'sdpa'")
 
 
 class Masks(NamedTuple):
@@ -59,12 +76,61 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-class QwenLongCPRSModel(Qwen2Model):
+class _Checked:
+    """Loading that puts up with no missing tensor, no misshapen one and no code from elsewhere."""
+
+    def __init__(self, config: QwenLongCPRSConfig) -> None:
+        # before transformers looks for it; whoever asked, the caller or a checkpoint's config.json
+        if config._attn_implementation is not None:
+            check_attention(config._attn_implementation)
+        cast(Any, super()).__init__(config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, of ours or of the released layout. Only safetensors are read, and no code is fetched.
+
+        A checkpoint without `lm_head` is loaded without one: it marks, and names nothing.
+
+        Args:
+            pretrained_model_name_or_path: a folder or the id of a model on the hub.
+            *args: as transformers' own.
+            **kwargs: as transformers' own: `config`, `revision`, `local_files_only`, `device_map`, `dtype`,
+                `quantization_config`, `attn_implementation` and the rest; fields of the configuration too.
+
+        Raises:
+            ModelError: a tensor is missing or has the wrong shape; it is named.
+            ArgumentError: the attention is not one of ours, or is not installed.
+            OSError: files are missing or the hub cannot be reached.
+        """
+        source, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if not kwargs.pop("use_safetensors", True):
+            raise ModelError(f"{source}: only safetensors are loaded; leave use_safetensors out, or convert the checkpoint")
+        kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = cast(Any, super()).from_pretrained(source, *args, **kwargs)
+        model, info = loaded
+        wrong = [
+            f"{name} has shape {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])
+        ]
+        missing = set(info["missing_keys"])
+        if missing == {"lm_head.weight"}:
+            model.lm_head, missing = None, set()
+        wrong += [f"{name} is missing" for name in sorted(missing)]
+        if wrong:
+            more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+            raise ModelError(f"{source}: {'; '.join(wrong[:5])}{more}; copy the checkpoint again, or mend its config.json")
+        if info["unexpected_keys"]:
+            names = ", ".join(sorted(info["unexpected_keys"])[:5])
+            warnings.warn(f"{source}: tensors that no part of the model takes are left out: {names}", stacklevel=2)
+        return (model, info) if with_info else model
+
+
+class QwenLongCPRSModel(_Checked, Qwen2Model):
     """The body: a Qwen2 whose layers from `config.bidirectional_start_layer` on attend to the whole window."""
 
     config: QwenLongCPRSConfig
     config_class = QwenLongCPRSConfig
     _supports_flex_attn = False
+    _keys_to_ignore_on_load_unexpected = [r"^cls_head\.", r"^lm_head\."]  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: QwenLongCPRSConfig) -> None:
         super().__init__(config)
@@ -129,7 +195,7 @@ class TokenCriticOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):
+class QwenLongCPRSForTokenCritic(_Checked, Qwen2PreTrainedModel):
     """The critic: `cls_head` scores the tags of every token, `lm_head` the words that name what is marked."""
 
     config: QwenLongCPRSConfig
@@ -143,43 +209,6 @@ class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):
         self.lm_head: nn.Linear | None = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.cls_head = nn.Linear(config.hidden_size, len(config.bi_label_type))
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, of ours or of the released layout. Only safetensors are read, and no code is fetched.
-
-        A checkpoint without `lm_head` is loaded without one: it marks, and names nothing.
-
-        Args:
-            pretrained_model_name_or_path: a folder or the id of a model on the hub.
-            *args: as transformers' own.
-            **kwargs: as transformers' own: `config`, `revision`, `local_files_only`, `device_map`, `dtype`,
-                `quantization_config`, `attn_implementation` and the rest; fields of the configuration too.
-
-        Raises:
-            ModelError: a tensor is missing or has the wrong shape; it is named.
-            OSError: files are missing or the hub cannot be reached.
-        """
-        source, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
-        if not kwargs.pop("use_safetensors", True):
-            raise ModelError(f"{source}: only safetensors are loaded; leave use_safetensors out, or convert the checkpoint")
-        kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(source, *args, **kwargs)
-        model, info = loaded
-        wrong = [
-            f"{name} has shape {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])
-        ]
-        missing = set(info["missing_keys"])
-        if missing == {"lm_head.weight"}:
-            model.lm_head, missing = None, set()
-        wrong += [f"{name} is missing" for name in sorted(missing)]
-        if wrong:
-            more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-            raise ModelError(f"{source}: {'; '.join(wrong[:5])}{more}; copy the checkpoint again, or mend its config.json")
-        if info["unexpected_keys"]:
-            names = ", ".join(sorted(info["unexpected_keys"])[:5])
-            warnings.warn(f"{source}: tensors that no part of the model takes are left out: {names}", stacklevel=2)
-        return (model, info) if with_info else model
 
     def forward(
         self,
@@ -217,23 +246,38 @@ class QwenLongCPRSForTokenCritic(Qwen2PreTrainedModel):
         return TokenCriticOutput(
             loss=self._loss(hidden, bi_logits, labels, bi_labels),
             bi_logits=bi_logits,
-            label_logits=None if label_ids is None else functional.linear(hidden, self._words()[label_ids]),
+            label_logits=None if label_ids is None else self._label_logits(hidden, label_ids),
             hidden_states=body.hidden_states,
         )
 
     def _loss(self, hidden: Tensor, bi_logits: Tensor, labels: Tensor | None, bi_labels: Tensor | None) -> Tensor | None:
         config, terms = self.config, []
         if labels is not None and not config.ignore_lm_head:
-            terms.append(language_loss(hidden, self._words(), labels, config.lm_head_weight))
+            with self._words() as words:
+                terms.append(language_loss(hidden, words, labels, config.lm_head_weight))
         if bi_labels is not None:
             loss = reference_tag_loss if config.reference_loss else tag_loss
             terms.append(loss(bi_logits, bi_labels, config.bi_loss_type, config.bi_loss_weight))
         return torch.stack(terms).sum() if terms else None
 
-    def _words(self) -> Tensor:
+    def _label_logits(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
+        with self._words() as words:
+            rows = words[label_ids.to(words.device)].to(hidden.device)
+        return functional.linear(hidden, rows)
+
+    @contextmanager
+    def _words(self) -> Iterator[Tensor]:
+        """The weights of the LM head, fetched for the time being if a device map has put them on a CPU or a disk."""
         if self.lm_head is None:
             raise ArgumentError("label_ids or labels: this checkpoint has no lm_head, so it cannot name what it marks")
-        return self.lm_head.weight
+        if not hasattr(self.lm_head, "_hf_hook"):
+            yield self.lm_head.weight
+            return
+        # what is offloaded comes back for a forward pass of the module, which is not made here
+        from accelerate.utils import align_module_device
+
+        with align_module_device(self.lm_head):
+            yield self.lm_head.weight
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """Return the LM head, whose weights may be those of the embeddings."""

@@ -98,6 +98,19 @@ class TestPublishedPrompts:
         assert found.labels == ("needle", "chain", "fact")
         assert set(found.label.tolist()) == {0, 1, 2}
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            *((prompt.replace("\n", " "), (word,)) for word, prompt in PUBLISHED.items()),
+            ("tag the 'needles' with 'needle'", ("needle",)),
+            ("Tag the user's wishes with 'wish'", ("wish",)),
+            ("tag names with 'name' and dates with 'date'", ("name", "date")),
+            ("tag names with 'name', tag dates with 'date'", ("name", "date")),
+        ],
+    )
+    def test_a_rule_may_quote_and_name_more_in_one_line(self, text, words):
+        assert tag_words(text) == words
+
     @pytest.mark.parametrize("text", ["sentences that help", "don't tag it", "tag it with care, it's 'fine'", ""])
     def test_without_a_rule_nothing_is_named(self, text):
         assert tag_words(text) == ()
@@ -216,6 +229,14 @@ def shared_engine():
     return _shared[0]
 
 
+def no_memory_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def no_memory_on_a_cpu():
+    torch.empty(1 << 50)
+
+
 class TestBatches:
     def test_a_batch_scores_as_its_windows_do_alone(self):
         items = [(documents, instruction) for documents in LONG for instruction in (NEEDLES, PUBLISHED["fact"], "words")]
@@ -258,19 +279,38 @@ class TestBatches:
         assert any(rows > 2 for (rows, _), _ in shapes)
         assert all(rows == 1 or rows * length <= 900 for (rows, length), _ in shapes)
 
-    def test_out_of_memory_halves_the_batch_and_goes_on(self):
+    @pytest.mark.parametrize("out_of_memory", [no_memory_on_a_gpu, no_memory_on_a_cpu])
+    def test_out_of_memory_halves_the_batch_and_goes_on(self, out_of_memory):
         windows = windows_of(engine_of(), [(text, NEEDLES) for text in LONG * 2])
         expected = list(critic_of(batch_tokens=1).score(windows))
         model = tiny_model()
-        model.__class__ = type("Small", (type(model),), {"forward": small_forward})
+
+        class Small(type(model)):
+            def forward(self, input_ids, **given):
+                if len(input_ids) > 2:
+                    failures.append(len(input_ids))
+                    out_of_memory()
+                return super().forward(input_ids, **given)
+
+        failures = []
+        model.__class__ = Small
         critic = critic_of(model, batch_tokens=8192)
-        for _ in range(2):
+        for fails in (True, False):  # what was too much is not tried again
+            failures.clear()
             for found, wanted in zip(critic.score(windows), expected, strict=True):
                 assert np.allclose(found.bioe, wanted.bioe, atol=1e-5)
+            assert bool(failures) is fails
 
-    def test_a_window_that_does_not_fit_alone_is_an_error_with_a_way_out(self):
+    def test_other_errors_are_not_taken_for_it(self):
         model = tiny_model()
-        model.__class__ = type("Full", (type(model),), {"forward": no_memory})
+        model.__class__ = type("Broken", (type(model),), {"forward": lambda self, *ids, **given: torch.ones(2) @ torch.ones(3)})
+        with pytest.raises(CriticError, match="QwenLongCritic failed: RuntimeError: inconsistent tensor size"):
+            engine_of(model).compress(CAPITALS, QUESTION)
+
+    @pytest.mark.parametrize("out_of_memory", [no_memory_on_a_gpu, no_memory_on_a_cpu])
+    def test_a_window_that_does_not_fit_alone_is_an_error_with_a_way_out(self, out_of_memory):
+        model = tiny_model()
+        model.__class__ = type("Full", (type(model),), {"forward": lambda self, *ids, **given: out_of_memory()})
         with pytest.raises(CriticError, match=r"single window of .* smaller window"):
             engine_of(model).compress(CAPITALS, QUESTION)
 
@@ -293,16 +333,6 @@ class TestBatches:
         next(answers)
         assert len(read) < 80
         answers.close()
-
-
-def small_forward(self, input_ids, **given):
-    if len(input_ids) > 2:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-    return super(type(self), self).forward(input_ids, **given)
-
-
-def no_memory(self, input_ids, **given):
-    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 class TestLoading:

@@ -211,6 +211,38 @@ class TestLoading:
         with pytest.raises(ModelError, match=f"{name} is missing"):
             QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
 
+    def test_the_body_alone_lacks_nothing_either(self, tmp_path):
+        ids, _, _ = ids_and_mask("none")
+        whole = save(tmp_path)
+        body = AutoModel.from_pretrained(whole)
+        assert type(body) is QwenLongCPRSModel
+        assert torch.equal(body.eval()(ids).last_hidden_state, tiny_model().model(ids).last_hidden_state)
+        self.edit(whole, lambda tensors: tensors.pop("model.norm.weight"))
+        with pytest.raises(ModelError, match=r"norm\.weight is missing"):
+            AutoModel.from_pretrained(whole)
+
+    def test_a_checkpoint_in_several_files_loads_like_the_released_one(self, tmp_path):
+        tiny_model().save_pretrained(tmp_path, max_shard_size="40KB")
+        files = sorted(tmp_path.glob("model-*.safetensors"))
+        assert len(files) > 3
+        loaded, expected = (
+            model.state_dict() for model in (QwenLongCPRSForTokenCritic.from_pretrained(tmp_path), tiny_model())
+        )
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+        files[1].unlink()
+        with pytest.raises(OSError, match=files[1].name):
+            QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("kind", [QwenLongCPRSForTokenCritic, AutoModel, AutoModelForTokenClassification])
+    def test_no_attention_is_fetched_whoever_asks_for_it(self, tmp_path, kind):
+        path = save(tmp_path) / "config.json"
+        with pytest.raises(ArgumentError, match="attn_implementation must be one of sdpa, eager"):
+            kind.from_pretrained(tmp_path, attn_implementation="some-owner/some-kernel")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"attn_implementation": "some-owner/some-kernel"}))
+        with pytest.raises(ArgumentError, match="not 'some-owner/some-kernel'"):
+            kind.from_pretrained(tmp_path)
+        assert kind.from_pretrained(tmp_path, attn_implementation="eager").config._attn_implementation == "eager"
+
     def test_a_misshapen_tensor_is_named_with_its_shapes(self, tmp_path):
         self.edit(save(tmp_path), lambda tensors: tensors.update({"cls_head.weight": torch.zeros(3, 32)}))
         with pytest.raises(ModelError, match=r"cls_head.weight has shape \[3, 32\], not \[4, 32\]"):
@@ -236,6 +268,17 @@ class TestLoading:
         assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
         model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
         assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+    def test_words_are_scored_by_an_offloaded_lm_head_too(self, tmp_path):
+        save(tmp_path)
+        ids, words = ids_and_mask("none")[0], torch.tensor([40, 7, 300])
+        places = {"model": "cpu", "cls_head": "cpu", "lm_head": "disk"}
+        model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
+        assert model.lm_head.weight.device.type == "meta"
+        with torch.inference_mode():
+            found, whole = (model.eval()(ids, label_ids=words).label_logits, tiny_model()(ids, label_ids=words).label_logits)
+        assert torch.equal(found, whole)
+        assert model.lm_head.weight.device.type == "meta"
 
     def test_only_safetensors_are_loaded(self, tmp_path):
         save(tmp_path)
