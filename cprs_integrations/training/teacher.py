@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from cprs_integrations.training.examples import Example
+from cprs_integrations.examples import Example
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int32]
