@@ -26,12 +26,16 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Marked:
-    """One document of an example: where its answers and its evidence stand (answers count as evidence)."""
+    """One document of an example: where its answers and its evidence stand.
+
+    Where no evidence was marked, the answers count as evidence, and `is_marked` is False.
+    """
 
     title: str
     text: str
     answers: Spans = ()
     evidence: Spans = ()
+    is_marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,9 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
         if item.get("context") is None and item.get("context_id") is None:
             return None
         places = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
-        evidence = tuple(map(tuple, item.get("evidence") or ())) or places
-        documents = (Marked(item.get("title") or "", _context(item, folder, name), places, evidence),)
+        marked = tuple(map(tuple, item.get("evidence") or ()))
+        text = _context(item, folder, name)
+        documents = (Marked(item.get("title") or "", text, places, marked or places, is_marked=bool(marked)),)
         answers = tuple(row["text"] for row in item["answers"])
     if not any(document.evidence for document in documents):
         return None

@@ -101,8 +101,11 @@ def trimwise(count: TokenCounter) -> Method:
     def keep(item: Item, budget: Budget) -> str:
         limit = {"limit": max(1, int(budget.limit(item)))}
         unit: dict[str, Any] = {"unit": "characters"} if budget.max_ratio is not None else {"token_counter": count}
-        found = trimmer.trim_context(list(item.documents), **limit, **unit, strategy="lexical", query=item.question)
-        return str(found.text)
+        found = trimmer.trim_context(
+            list(item.documents), **limit, **unit, strategy="lexical", query=item.question, separator=BLANK_LINE
+        )
+        text: str = found.text
+        return text
 
     return keep
 

@@ -52,7 +52,7 @@ def among_others(examples: Sequence[Example], count: int, seed: int, shortest: i
             for text in texts[marked.title if by_title else ""]
             if text != marked.text and not any(answer.lower() in text.lower() for answer in answers)
         ]
-        if not (answers or marked.evidence != marked.answers) or len(others) < OTHERS:
+        if not (answers or marked.is_marked) or len(others) < OTHERS:
             continue
         chosen = [marked.text, *(others[place] for place in rng.permutation(len(others))[:OTHERS])]
         order = rng.permutation(len(chosen)).tolist()
@@ -150,7 +150,7 @@ def _standing(example: Example) -> tuple[str, ...]:
 
 def _evidence(marked: Marked) -> list[tuple[int, int]]:
     """What is marked as evidence; where only answers are, the units in which they stand."""
-    if marked.evidence != marked.answers:
+    if marked.is_marked:
         return list(marked.evidence)
     units = list(segment(marked.text))
     spans = []

@@ -233,6 +233,8 @@ def _measure(
     try:
         with memory:
             found = method(item, budget)
+            if not isinstance(found, Kept | str):
+                raise TypeError(f"a method returns Kept or str, not {type(found).__name__}")
     except Exception as error:  # noqa: BLE001 - of any package: it counts as nothing kept, and stands in the report
         found = Kept("", note=f"failed: {type(error).__name__}: {error}"[:500])
     kept = found if isinstance(found, Kept) else Kept(found)
