@@ -20,6 +20,7 @@ LINE = re.compile(r"\n")
 
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _WORD = re.compile(r"\b[a-z]{4,12}\b")
+_LONGEST = 40  # characters of a word
 _SAMPLE = 200_000  # characters from which tokens a character are guessed
 
 Rng = np.random.Generator
@@ -93,10 +94,11 @@ class Haystack:
 
 
 def cut(text: str, size: int) -> str:
-    """The first `size` characters of a text, without a word that is cut."""
+    """The first `size` characters of a text, without a word that is cut, unless it is a very long one."""
     if len(text) <= size:
         return text
-    space = max(text.rfind(" ", 0, size + 1), text.rfind("\n", 0, size + 1))
+    near = max(0, size - _LONGEST)
+    space = max(text.rfind(" ", near, size + 1), text.rfind("\n", near, size + 1))
     return text[: space if space > 0 else size].rstrip()
 
 

@@ -12,7 +12,7 @@ TOLERANCE = 0.02
 """How far a generated context may be from the length that was asked for, as a share of it."""
 
 _CLOSE = 0.005  # near enough to stop looking
-_TRIES = 12
+_TRIES = 16
 
 
 @dataclass(frozen=True)
@@ -123,22 +123,27 @@ def fit(build: Callable[[int], Item], tokens: int, count: TokenCounter, size: in
     Raises:
         ArgumentError: there is no such item: what is hidden is longer than the context.
     """
-    best: Item | None = None
-    before: tuple[int, int] | None = None
+    item = build(size)
+    best = item = replace(item, tokens=count(item.text))
+    low, high = (0, 0), (0, 0)  # the largest size that is too short, the smallest that is too long, with their tokens
     for _ in range(_TRIES):
+        if abs(item.tokens - tokens) <= _CLOSE * tokens:
+            break
+        if item.tokens < tokens:
+            low = size, item.tokens
+        else:
+            high = size, item.tokens
+        if not high[0]:
+            size += max(1, round((tokens - item.tokens) * size / max(1, item.tokens)))
+        elif high[0] - low[0] > 1:
+            share = (tokens - low[1]) / (high[1] - low[1])
+            size = min(max(low[0] + round(share * (high[0] - low[0])), low[0] + 1), high[0] - 1)
+        else:
+            break
         item = build(size)
-        counted = count(item.text)
-        if best is None or abs(counted - tokens) < abs(best.tokens - tokens):
-            best = replace(item, tokens=counted)
-        if abs(counted - tokens) <= _CLOSE * tokens:
-            break
-        has_slope = before is not None and before[0] != size and (counted > before[1]) == (size > before[0])
-        slope = (counted - before[1]) / (size - before[0]) if before and has_slope else max(1, counted) / size
-        before = size, counted
-        size = max(1, size + round((tokens - counted) / slope))
-        if size == before[0]:
-            break
-    if best is None or abs(best.tokens - tokens) > TOLERANCE * tokens:
-        found = f"the nearest has {best.tokens:,}" if best else "there is none"
+        item = replace(item, tokens=count(item.text))
+        best = min(best, item, key=lambda found: abs(found.tokens - tokens))
+    if abs(best.tokens - tokens) > TOLERANCE * tokens:
+        found = f"the nearest has {best.tokens:,}"
         raise ArgumentError(f"lengths: no context of {tokens:,} tokens can be made for this task ({found}); ask for more")
     return best

@@ -166,6 +166,8 @@ def _ratios(rows: Sequence[Row]) -> tuple[Any, str] | None:
         x, y = zip(*sorted(points), strict=True)
         axis.plot(np.maximum(x, 1e-4), y, label=name, **_style(number, name))
     axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="share of the context that is kept", ylabel="retention")
+    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        ticks(lambda share, _: f"{share:.3g}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure, "Retention against the share of the context that was kept, mean of all items."

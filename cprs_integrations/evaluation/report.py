@@ -16,6 +16,9 @@ from cprs_integrations.evaluation.methods import FULL, OURS
 from cprs_integrations.evaluation.plots import draw_all
 from cprs_integrations.evaluation.run import CONFIG, RESULTS, Row, read_results
 
+_OVER = 1.01  # of a budget: more is over it
+_FAIR = 1.25  # of a budget, on average: more is no fair comparison
+
 MARKDOWN, HTML, PLOTS = "report.md", "report.html", "plots"
 
 
@@ -77,9 +80,10 @@ def groups(rows: Sequence[Row], *names: str) -> dict[tuple[object, ...], list[Ro
 
 
 def best_baseline(rows: Sequence[Row], budget: str) -> str | None:
-    """The method of the highest mean retention within a budget, ours and the full context left out."""
+    """The method of the highest mean retention within a budget, ours left out, and what overshoots it by more than a quarter."""
     found = groups([row for row in rows if row["budget"] == budget and not _is_ours(row["method"])], "method")
-    means = {str(name): float(np.mean([row["retention"] for row in several])) for (name,), several in found.items()}
+    fair = {str(name): several for (name,), several in found.items() if np.mean(_sizes(several, budget)) <= _FAIR}
+    means = {name: _mean(several, "retention") for name, several in fair.items()}
     return max(means, key=means.__getitem__) if means else None
 
 
@@ -126,7 +130,8 @@ _RETENTION = (
 )
 _PAIRED = (
     "Differences in retention on the same items, to the baseline that is best within the budget; 95 % interval by bootstrap "
-    "over pairs. Chosen after the fact, the best baseline is flattered a little."
+    "over pairs. Baselines that overshoot the budget by more than a quarter, on average, are not compared with. Chosen after the "
+    "fact, the best baseline is flattered a little."
 )
 _TIME = (
     "Mean seconds an item. Rankings and scores are made once an item and reused for other budgets; the seconds are those they "
@@ -157,7 +162,7 @@ def _setting(rows: Sequence[Row], config: Row) -> Iterator[str | Table]:
 def _retention_table(rows: Sequence[Row]) -> Table:
     body = []
     for (budget, method), several in groups(rows, "budget", "method").items():
-        over = _share_over(several, str(budget))
+        over = f"{np.mean(np.array(_sizes(several, str(budget))) > _OVER):.0%}" if budget else ""
         body.append(
             [
                 str(budget) or "all",
@@ -168,7 +173,7 @@ def _retention_table(rows: Sequence[Row]) -> Table:
                 f"{_mean(several, 'kept_ratio'):.2%}",
                 f"{_mean(several, 'kept_tokens'):,.0f}",
                 _compression(several),
-                f"{over:.0%}" if over is not None else "",
+                over,
                 str(len(several)),
             ]
         )
@@ -186,13 +191,11 @@ def _order(budget: str) -> float:
     return float("inf") if budget == "all" else float(budget.rstrip("% tokens").replace(",", ""))
 
 
-def _share_over(rows: Sequence[Row], budget: str) -> float | None:
+def _sizes(rows: Sequence[Row], budget: str) -> list[float]:
+    """What is kept of each item, as a share of the budget."""
     if budget.endswith("%"):
-        limit = float(budget.rstrip("%")) / 100
-        return float(np.mean([row["kept_ratio"] > 1.01 * limit for row in rows]))
-    if budget.endswith("tokens"):
-        return float(np.mean([row["kept_tokens"] > 1.01 * _order(budget) for row in rows]))
-    return None
+        return [100 * row["kept_ratio"] / _order(budget) for row in rows]
+    return [row["kept_tokens"] / _order(budget) for row in rows]
 
 
 def _paired_table(rows: Sequence[Row]) -> Table:
