@@ -67,7 +67,8 @@ class MiniLM:
         threads: of a call; None: one a core that this process may use.
 
     Attributes:
-        saved: seconds that the cache has saved so far. A clock that adds them says how long it would have taken without.
+        saved: seconds that computing took of what came from the cache so far. A clock that adds them says how long it would
+            have taken without. A text that comes several times at once is computed, and counted, once.
 
     Raises:
         MissingExtraError: the packages with the model's files are not installed.
@@ -91,8 +92,8 @@ class MiniLM:
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
         """Vectors of length 1, one a text."""
-        began = time.perf_counter()
         known = self._cache.get(list(dict.fromkeys(texts))) if self._cache else {}
+        remembered = sum(seconds for _, seconds in known.values())
         fresh = sorted({text for text in texts if text not in known}, key=len)
         for begin in range(0, len(fresh), _BATCH):
             batch, before = fresh[begin : begin + _BATCH], time.perf_counter()
@@ -101,8 +102,7 @@ class MiniLM:
             known.update((text, (vector, seconds / len(batch))) for text, vector in zip(batch, means, strict=True))
             if self._cache:
                 self._cache.put(batch, means, seconds)
-        if self._cache:
-            self.saved += max(0.0, sum(known[text][1] for text in texts) - (time.perf_counter() - began))
+        self.saved += remembered
         return np.stack([known[text][0] for text in texts]) if texts else np.zeros((0, WIDTH), np.float32)
 
     def cosines(self, query: str, texts: Sequence[str], owners: Sequence[int] = ()) -> Vectors:

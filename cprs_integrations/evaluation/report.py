@@ -80,7 +80,7 @@ def groups(rows: Sequence[Row], *names: str) -> dict[tuple[object, ...], list[Ro
 
 
 def best_baseline(rows: Sequence[Row], budget: str) -> str | None:
-    """The method of the highest mean retention within a budget, ours left out, and what overshoots it by more than a quarter."""
+    """The method of the highest mean retention within a budget, but for ours and for what overshoots it by a quarter."""
     found = groups([row for row in rows if row["budget"] == budget and not _is_ours(row["method"])], "method")
     fair = {str(name): several for (name,), several in found.items() if np.mean(_sizes(several, budget)) <= _FAIR}
     means = {name: _mean(several, "retention") for name, several in fair.items()}
@@ -130,13 +130,13 @@ _RETENTION = (
 )
 _PAIRED = (
     "Differences in retention on the same items, to the baseline that is best within the budget; 95 % interval by bootstrap "
-    "over pairs. Baselines that overshoot the budget by more than a quarter, on average, are not compared with. Chosen after the "
-    "fact, the best baseline is flattered a little."
+    "over pairs. Baselines that overshoot the budget by more than a quarter, on average, are not compared with. Chosen after "
+    "the fact, the best baseline is flattered a little."
 )
 _TIME = (
     "Mean seconds an item. Rankings and scores are made once an item and reused for other budgets; the seconds are those they "
-    "took. Vectors that were in the cache count what computing them took. Memory is what the process took beyond what "
-    "it held before, at most."
+    "took. Vectors that were in the cache count what computing them took, each sentence once. Memory is what the process took "
+    "beyond what it held before, at most."
 )
 _ANSWERS = "What the LLM answers from the kept text: RULER's string match on its answer, the prompt's tokens, time and cost."
 

@@ -244,7 +244,7 @@ def _measure(
         "evidence": measures.evidence_kept(item, kept.text),
         "precision": measures.precision(item, kept.text),
         "kept_ratio": len(kept.text) / max(1, len(item.text)),
-        "kept_tokens": tools.count(kept.text),
+        "kept_tokens": item.tokens if kept.text == item.text else tools.count(kept.text),
         "seconds": seconds,
         "peak_mb": round(memory.megabytes, 1),
         "note": kept.note,
