@@ -11,7 +11,7 @@ from cprs_integrations.selection import Bounds, TokenCounter
 TOLERANCE = 0.02
 """How far a generated context may be from the length that was asked for, as a share of it."""
 
-_CLOSE = 0.005  # near enough to stop looking
+_CLOSE = 0.01  # near enough to stop looking
 _TRIES = 16
 
 

@@ -27,8 +27,10 @@ from cprs_integrations.evaluation.methods import FULL, Tools
 from cprs_integrations.evaluation.tasks import Task
 
 RESULTS, CONFIG, CACHE = "results.jsonl", "run.json", "vectors.sqlite"
-_IDENTITY = ("seed", "haystack", "haystack_digest", "depths", "window", "llm")
+_IDENTITY = ("seed", "haystack_digest", "depths", "window", "llm", "prices")
 """What cannot change within the results of one folder."""
+_LISTS = ("tasks", "lengths", "methods", "budgets")
+"""What is added to, run by run."""
 
 Row = dict[str, Any]
 
@@ -66,6 +68,8 @@ class Plan:
     prices: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ArgumentError(f"seed must be a whole number from 0, not {self.seed!r}")
         for name in ("items", "depths"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
@@ -279,13 +283,18 @@ def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) ->
         "budgets": [str(budget) for budget in plan.budgets],
         "items": plan.items,
         "prices": list(plan.prices),
-        "skipped": ready.skipped,
     }
     path = out / CONFIG
     if path.exists() and (out / RESULTS).exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in _IDENTITY if before.get(name) != config[name]]
+        config["data"] = config["data"] or before["data"]
+        other = [name for name in _IDENTITY if before[name] != config[name]]
+        if before["data"] not in (None, config["data"]):
+            other.append("data")
         if other:
-            was = ", ".join(f"{name} {before.get(name)!r}, not {config[name]!r}" for name in other)
+            was = ", ".join(f"{name} {before[name]!r}, not {config[name]!r}" for name in other)
             raise ArgumentError(f"out: {out} has another run ({was}); give another folder, or run it as it was")
+        config |= {name: list(dict.fromkeys([*before[name], *config[name]])) for name in _LISTS}
+        config["items"] = max(before["items"], config["items"])
+    config["skipped"] = {name: why for name, why in ready.skipped.items() if name not in config["tasks"] + config["methods"]}
     path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -66,6 +66,9 @@ def test_a_run_that_is_done_does_nothing_and_a_wider_one_only_the_rest(tmp_path)
     run(Plan(**{**vars(plan), "items": 2, "budgets": (Budget(0.1), Budget(0.2))}), tmp_path, own_methods={"mine": keep})
     assert path.read_text().startswith(before)
     assert len(asked) == 4
+    run(Plan(**{**vars(plan), "tasks": ("vt",)}), tmp_path, own_methods={"mine": keep})
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config["tasks"], config["budgets"], config["items"]) == (["passkey", "vt"], ["10.00%", "20.00%"], 2)
 
 
 KILLED = """
@@ -144,7 +147,9 @@ def test_what_was_not_named_and_is_not_there_is_skipped_by_name(tmp_path, monkey
         run(Plan(**{**vars(plan), "methods": ("trimwise",)}), tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"items": 0}, {"depths": 0}, {"lengths": ()}, {"lengths": (0,)}, {"budgets": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"items": 0}, {"depths": 0}, {"seed": -1}, {"lengths": ()}, {"lengths": (0,)}, {"budgets": ()}]
+)
 def test_a_plan_has_something_to_do(wrong):
     with pytest.raises(ArgumentError, match=next(iter(wrong))):
         Plan(**wrong)
