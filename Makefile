@@ -41,12 +41,11 @@ golden-test: .venv/dev
 	touch $@
 
 .venv/dev: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all,bench]" --group dev
 	touch $@ .venv/demo
 
 # the shipped critic against its goals: make bench DATA=folder ITEMS=500
 bench: .venv/dev
-	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
 
 clean:

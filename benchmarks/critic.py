@@ -10,40 +10,40 @@ to be ahead of every baseline in the same run. Needs the development set-up (Min
 import argparse
 import time
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from methods import Method, MiniLM, baselines, by_sentences
-from tasks import Item, Task, among_others, tasks
+from tasks import Goals, all_goals, squad
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.base import TokenScores
 from cprs_integrations.critics.mini import MiniCritic
+from cprs_integrations.evaluation.embeddings import MiniLM
+from cprs_integrations.evaluation.items import Budget, Item, Kept, Method
+from cprs_integrations.evaluation.methods import Ours, Tools, load_method
+from cprs_integrations.evaluation.rankings import by_scores
 from cprs_integrations.scored import Scored
 from cprs_integrations.training.wordings import JUDGE
 from cprs_integrations.windows import Window
 
-
-def ours(engine: CPRSEngine, instruction: str | None = None) -> Method:
-    def keep(item: Item, ratios: tuple[float, ...]) -> list[str]:
-        scored = engine.score(item.documents, item.question, instruction=instruction, titles=item.titles)
-        return [scored.select(max_ratio=ratio).text for ratio in ratios]
-
-    return keep
+BASELINES = ("BM25", "MiniLM", "BM25+MiniLM", "llmslim", "EmbeddingsFilter")
 
 
-def judge(task: Task, method: Method) -> list[float]:
+def kept(method: Method, item: Item, ratio: float) -> str:
+    found = method(item, Budget(max_ratio=ratio))
+    return found.text if isinstance(found, Kept) else found
+
+
+def judge(task: Goals, method: Method) -> list[float]:
     """Mean of the task's measure over its items, for each ratio."""
-    kept = [method(item, task.ratios) for item in task.items]
-    values = [[task.judge(item, text) for text in texts] for item, texts in zip(task.items, kept, strict=True)]
+    values = [[task.judge(item, kept(method, item, ratio)) for ratio in task.ratios] for item in task.items]
     return [float(value) for value in np.mean(values, axis=0)]
 
 
-def report(task: Task, engine: CPRSEngine, others: dict[str, Method]) -> Iterator[str]:
+def report(task: Goals, engine: CPRSEngine, others: dict[str, Method]) -> Iterator[str]:
     """Yield the lines of a task: a ratio each."""
-    mine = judge(task, ours(engine, task.instruction))
+    mine = judge(task, Ours(engine, task.instruction))
     theirs = {name: judge(task, method) for name, method in others.items()}
     for place, (ratio, goal) in enumerate(zip(task.ratios, task.goals, strict=True)):
         best = max((found[place] for found in theirs.values()), default=0.0)
@@ -55,16 +55,16 @@ def report(task: Task, engine: CPRSEngine, others: dict[str, Method]) -> Iterato
 
 def default_threshold(engine: CPRSEngine, items: list[Item]) -> str:
     """No bound: how much is kept of what answers, how little of all, and how many of the other passages come back empty."""
-    kept, compressions, empty = [], [], []
+    left, compressions, empty = [], [], []
     for item in items:
         found = engine.compress(item.documents, item.question)
-        kept.append(any(answer.lower() in found.text.lower() for answer in item.answers))
+        left.append(any(answer.lower() in found.text.lower() for answer in item.answers))
         compressions.append(found.stats.kept_chars / found.stats.original_chars)
         for text, document in zip(item.documents, found.documents, strict=True):
             if not any(answer.lower() in text.lower() for answer in item.answers):
                 empty.append(not document.text)
     return (
-        f"no bound, {len(items)} items: retention {np.mean(kept):.3f} (goal 0.970) at {1 / np.mean(compressions):.1f}x "
+        f"no bound, {len(items)} items: retention {np.mean(left):.3f} (goal 0.970) at {1 / np.mean(compressions):.1f}x "
         f"(goal 8.0x); {np.mean(empty):.3f} of passages without evidence come back empty (goal 0.950)"
     )
 
@@ -117,13 +117,14 @@ def cost(folder: str | None, items: list[Item]) -> Iterator[str]:
     """CPU time on one thread, ours beside MiniLM for each sentence; nothing is remembered between questions."""
     words, seconds = sum(item.words for item in items), {}
     critic = _Timed.from_pretrained(folder, threads=1)
-    methods = {"cprs": ours(CPRSEngine(critic)), "MiniLM": partial(by_sentences, MiniLM(remember=False).cosines)}
+    count = CPRSEngine(critic).count_tokens
+    methods: dict[str, Method] = {"cprs": Ours(CPRSEngine(critic)), "MiniLM": by_scores(MiniLM(threads=1).cosines, count)}
     for name, method in methods.items():
-        method(items[0], (0.1,))
+        kept(method, items[-1], 0.1)
         critic.inside, critic.tokens = (0.0, 0) if name == "cprs" else (critic.inside, critic.tokens)
         began = time.process_time()
         for item in items:
-            method(item, (0.1,))
+            kept(method, item, 0.1)
         seconds[name] = time.process_time() - began
     per_words = {name: 1000 * value / words for name, value in seconds.items()}
     yield (
@@ -144,23 +145,24 @@ def main() -> None:
     parser.add_argument("--only-ours", action="store_true")
     options = parser.parse_args()
     engine = CPRSEngine.from_pretrained(options.critic)
-    others = {} if options.only_ours else baselines()
+    tools = Tools(engine.count_tokens)
+    others = {} if options.only_ours else {name: load_method(name, tools) for name in BASELINES}
 
     def wanted(name: str) -> bool:
         return not options.only or any(name.startswith(start) for start in options.only)
 
     print(f"{'set':<24}{'items':>5}{'kept':>7}{'cprs':>9}" + "".join(f"{name[:8]:>9}" for name in others) + "  goal")
-    for task in tasks(options.data, options.items, options.seed, wanted):
+    for task in all_goals(options.data, options.items, options.seed, wanted):
         for line in report(task, engine, others):
             print(line, flush=True)
-    squad = among_others(options.data / "eval", "squad_v11_dev", options.items, options.seed)
+    questions = squad(options.data, options.items, options.seed)
     if wanted("default"):
-        print(default_threshold(engine, squad), flush=True)
+        print(default_threshold(engine, questions), flush=True)
     if wanted("wordings"):
-        for line in granularities(engine, squad, max(2, options.items // 50)):
+        for line in granularities(engine, questions, max(2, options.items // 50)):
             print(line, flush=True)
     if wanted("cost"):
-        for line in cost(options.critic, squad[:50]):
+        for line in cost(options.critic, questions[:50]):
             print(line, flush=True)
 
 

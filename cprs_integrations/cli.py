@@ -1,4 +1,4 @@
-"""The command line: `cprs compress`, `cprs demo` and `cprs train`. Needs the extra "cli"."""
+"""The command line: `cprs compress`, `cprs demo`, `cprs train` and `cprs bench`. Needs the extra "cli"."""
 
 import json
 import sys
@@ -27,11 +27,16 @@ def main() -> None:
         require("rich", "cli")
     except MissingExtraError as error:
         sys.exit(f"cprs: {error}")
-    _app()()  # type: ignore[no-untyped-call]
+    try:
+        _app()()  # type: ignore[no-untyped-call]
+    except (CPRSError, OSError) as error:
+        _fail(error)
 
 
 def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an optional package
     import typer
+
+    from cprs_integrations.evaluation.command import bench
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -98,6 +103,7 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
             _fail(error)
 
     _add_train(app)
+    app.command()(bench)
     return app
 
 

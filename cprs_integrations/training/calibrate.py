@@ -23,10 +23,10 @@ from cprs_integrations.bridges import bridges
 from cprs_integrations.context import LongContext
 from cprs_integrations.critics.mini import MiniCritic
 from cprs_integrations.engine import CPRSEngine
+from cprs_integrations.examples import Example, read_examples
 from cprs_integrations.ledger import Answer
 from cprs_integrations.lexical import Blend, Blends, Joint, SharedWords, best_around
 from cprs_integrations.rereading import second_window
-from cprs_integrations.training.examples import Example, read_examples
 from cprs_integrations.windows import Prompt
 
 READ = {

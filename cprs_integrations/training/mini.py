@@ -21,7 +21,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from cprs_integrations.critics.tokenizing import plain_tokenizer
-from cprs_integrations.training.examples import read_examples, read_haystack
+from cprs_integrations.examples import read_examples, read_haystack
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings, kept_odds, mixed_precision
 from cprs_integrations.training.teacher import teach
 from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker

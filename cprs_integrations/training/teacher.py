@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from cprs_integrations.training.examples import Example
+from cprs_integrations.examples import Example
 from cprs_integrations.training.model import mixed_precision
 
 Halves = npt.NDArray[np.float16]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from cprs_integrations.examples import Example, Marked, Spans
 from cprs_integrations.instructions import DEFAULT
-from cprs_integrations.training.examples import Example, Marked, Spans
 from cprs_integrations.training.synthetic import plant
 from cprs_integrations.training.teacher import Teacher
 from cprs_integrations.training.wordings import ASKING, wording

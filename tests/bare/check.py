@@ -43,6 +43,7 @@ EXTRAS = (
     ("rerankers", 'CPRSEngine.from_pretrained("reranker", model_path="x")'),
     ("torch", "import cprs_integrations.training"),
     ("torch", "import cprs_integrations.models"),
+    ("bench", 'from cprs_integrations.evaluation.rankings import bm25; bm25("a", ["b"], [0])'),
     ("torch", 'CPRSEngine.from_pretrained("Tongyi-Zhiwen/QwenLong-CPRS-7B")'),
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from tasks import tasks
+from tasks import all_goals
 
 pytestmark = pytest.mark.data
 
@@ -21,7 +21,7 @@ FLOORS = {
 
 @pytest.mark.parametrize("name", FLOORS)
 def test_what_answers_survives(data, engine, name):
-    (task,) = (task for task in tasks(data, 60, 1, lambda found: found == name))
+    (task,) = (task for task in all_goals(data, 60, 1, lambda found: found == name))
     kept = []
     for item in task.items:
         scored = engine.score(item.documents, item.question)
@@ -30,7 +30,7 @@ def test_what_answers_survives(data, engine, name):
 
 
 def test_units_in_chinese_are_judged_by_their_characters(data, engine):
-    (task,) = (task for task in tasks(data, 5, 1, lambda found: found == "xquad_zh"))
+    (task,) = (task for task in all_goals(data, 5, 1, lambda found: found == "xquad_zh"))
     for item in task.items:
         stats = engine.compress(item.documents, item.question, max_ratio=0.1).stats
         assert stats.unread_units > 0

@@ -17,7 +17,7 @@ from samples import CAPITALS
 from cprs_integrations import CPRSEngine, training
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
-from cprs_integrations.training.examples import read_examples
+from cprs_integrations.examples import read_examples
 from cprs_integrations.training.export import Outputs, export, keep, load, write_onnx
 from cprs_integrations.training.mini import Recipe, _rank_loss, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings

@@ -1,8 +1,8 @@
-"""Questions with marked evidence, read from gzipped JSON lines.
+"""Questions with marked evidence, read from JSON lines, gzipped or not: what critics are trained on and judged by.
 
 One item a line: `question`, `title`, and either `context` (or `context_id`, whose text stands in `NAME.docs.jsonl.gz`) with
 `answers [{text, start}]` and `evidence [[start, end], ...]`, or `documents [{title, text}]` with
-`evidence_docs [{doc, spans}]`. Offsets are Python string offsets.
+`evidence_docs [{doc, spans}]` and the strings that answer it in `answer_text`. Offsets are Python string offsets.
 """
 
 import gzip
@@ -19,27 +19,33 @@ import numpy as np
 from cprs_integrations.errors import ArgumentError
 
 _SUFFIX = ".jsonl.gz"
+_TEXT = (".txt", ".md")
 
 Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Marked:
-    """One document of an example: where its answers and its evidence stand (answers count as evidence)."""
+    """One document of an example: where its answers and its evidence stand.
+
+    Where no evidence was marked, the answers count as evidence, and `is_marked` is False.
+    """
 
     title: str
     text: str
     answers: Spans = ()
     evidence: Spans = ()
+    is_marked: bool = True
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question and the documents that belong to it."""
+    """A question, the documents that belong to it, and the strings that answer it, where it has any."""
 
     question: str
     documents: tuple[Marked, ...]
     source: str
+    answers: tuple[str, ...] = ()
 
     @property
     def is_held_out(self) -> bool:
@@ -63,22 +69,52 @@ def read_examples(folder: Path, shares: dict[str, int], seed: int = 0) -> list[E
     rng = np.random.default_rng(seed)
     examples: list[Example] = []
     for name, share in shares.items():
-        found = []
-        for number, item in enumerate(_read(folder / f"{name}{_SUFFIX}"), 1):
-            try:
-                example = _example(item, folder, name)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ArgumentError(f"{folder / name}{_SUFFIX}, line {number}: {type(error).__name__}: {error}") from error
-            if example:
-                found.append(example)
+        found = read_set(folder / f"{name}{_SUFFIX}")
         chosen = sorted(rng.permutation(len(found))[:share])
         examples.extend(found[index] for index in chosen)
     return examples
 
 
+def set_name(path: Path) -> str:
+    """The name of the set in a file: the file's, without its endings."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def read_set(path: Path) -> list[Example]:
+    """Read all items of one file, NAME.jsonl.gz or NAME.jsonl, that have evidence or answers.
+
+    Raises:
+        ArgumentError: the file cannot be read, or a line of it is not as described above.
+    """
+    found = []
+    for number, item in enumerate(_read(path), 1):
+        try:
+            example = _example(item, path.parent, set_name(path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArgumentError(f"{path}, line {number}: {type(error).__name__}: {error}") from error
+        if example:
+            found.append(example)
+    return found
+
+
 def read_haystack(folder: Path) -> list[str]:
-    """Read the texts of all files `folder/*.jsonl.gz`: each line has a `text`."""
-    return [str(row["text"]).replace("\r\n", "\n") for path in sorted(folder.glob("*.jsonl.gz")) for row in _read(path)]
+    """Read the texts of a folder: files `*.txt` and `*.md`, and the `text` of each line of files `*.jsonl.gz`.
+
+    Raises:
+        ArgumentError: there is no such file, or one cannot be read.
+    """
+    texts: list[str] = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            if path.suffix in _TEXT:
+                texts.append(path.read_text(encoding="utf-8"))
+            elif path.name.endswith(_SUFFIX):
+                texts.extend(str(row["text"]).replace("\r\n", "\n") for row in _read(path))
+        except (OSError, UnicodeDecodeError, KeyError) as error:
+            raise ArgumentError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not any(text.strip() for text in texts):
+        raise ArgumentError(f"{folder} has no text: files .txt, .md, or .jsonl.gz with a `text` in each line")
+    return texts
 
 
 _DOCS: dict[Path, dict[str, str]] = {}
@@ -86,7 +122,7 @@ _DOCS: dict[Path, dict[str, str]] = {}
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     yield json.loads(line)
@@ -114,12 +150,19 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
             Marked(row["title"] or "", row["text"], evidence=spans.get(index, ()))
             for index, row in enumerate(item["documents"])
         )
+        answers = _strings(item.get("answer_text"))
     else:
         if item.get("context") is None and item.get("context_id") is None:
             return None
-        answers = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
-        evidence = tuple(map(tuple, item.get("evidence") or ())) or answers
-        documents = (Marked(item.get("title") or "", _context(item, folder, name), answers, evidence),)
+        places = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
+        marked = tuple(map(tuple, item.get("evidence") or ()))
+        text = _context(item, folder, name)
+        documents = (Marked(item.get("title") or "", text, places, marked or places, is_marked=bool(marked)),)
+        answers = tuple(row["text"] for row in item["answers"])
     if not any(document.evidence for document in documents):
         return None
-    return Example(item["question"], documents, name)
+    return Example(item["question"], documents, name, answers)
+
+
+def _strings(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())

@@ -1,0 +1,300 @@
+"""The runner: every task at every length, by every method, within every budget; one line of JSON a result.
+
+A run that was stopped goes on where it was: what stands in results.jsonl is not done again. Items depend on the seed, the task,
+the length and their number alone, so a run can be widened (more items, lengths, methods, budgets) by running it again.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from cprs_integrations.engine import CPRSEngine
+from cprs_integrations.errors import ArgumentError, MissingExtraError
+from cprs_integrations.evaluation import measures, methods, tasks
+from cprs_integrations.evaluation.haystack import Haystack
+from cprs_integrations.evaluation.items import Budget, Item, Kept, Method
+from cprs_integrations.evaluation.llm import Reader
+from cprs_integrations.evaluation.methods import FULL, Tools
+from cprs_integrations.evaluation.tasks import Task
+
+RESULTS, CONFIG, CACHE = "results.jsonl", "run.json", "vectors.sqlite"
+_IDENTITY = ("seed", "haystack_digest", "depths", "window", "llm", "prices")
+"""What cannot change within the results of one folder."""
+_LISTS = ("tasks", "lengths", "methods", "budgets")
+"""What is added to, run by run."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes:
+        tasks: names (`tasks.load_task`); empty: all for which there is data.
+        lengths: in tokens of the critic that ships.
+        methods: names (`methods.load_method`); empty: all that are installed.
+        budgets: how much may be kept.
+        items: of each task at each length; the grid of needles rounds up to all its depths.
+        seed: decides what is drawn.
+        depths: of the grid of needles.
+        data: folder of questions (`cprs_integrations.examples`).
+        haystack: folder of texts in which needles are hidden; None: CPython's own documents.
+        critics: of our method; empty: the one that ships.
+        window: tokens that the LLM reads: the full context is cut to it; None: any number.
+        prices: of a million tokens of prompts and of answers.
+    """
+
+    tasks: Sequence[str] = ()
+    lengths: Sequence[int] = (4_096, 16_384, 65_536, 131_072)
+    methods: Sequence[str] = ()
+    budgets: Sequence[Budget] = (Budget(0.02), Budget(0.05), Budget(0.1), Budget(0.25))
+    items: int = 20
+    seed: int = 0
+    depths: int = 15
+    data: Path | None = None
+    haystack: Path | None = None
+    critics: Sequence[str] = ()
+    window: int | None = None
+    prices: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ArgumentError(f"seed must be a whole number from 0, not {self.seed!r}")
+        for name in ("items", "depths"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
+        if not self.lengths or min(self.lengths) < 1:
+            raise ArgumentError(f"lengths must be numbers of tokens from 1, not {list(self.lengths)!r}")
+        if not self.budgets:
+            raise ArgumentError("budgets: give at least one")
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a plan comes to: what could be loaded, and why the rest could not."""
+
+    tasks: dict[str, Task]
+    methods: dict[str, Method]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    *,
+    own_methods: Mapping[str, Method] | None = None,
+    llm: Any = None,
+    llm_name: str = "",
+    show_progress: bool = False,
+) -> Path:
+    """Run a plan, or what is left of it, and write results.jsonl, run.json and the cache of vectors to a folder.
+
+    Args:
+        plan: what to run.
+        out: the folder; it is made.
+        own_methods: methods of yours, by name, besides those of the plan.
+        llm: answers from what is kept (`llm.Reader`); None: nothing is asked.
+        llm_name: what reports call it; "": its class.
+        show_progress: show a progress bar.
+
+    Returns:
+        The file of results.
+
+    Raises:
+        ArgumentError: a task or a method that was named cannot be loaded, or the folder has another run.
+        MissingExtraError: a method that was named needs a package that is not installed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    count = CPRSEngine.from_pretrained().count_tokens
+    haystack = Haystack.of(plan.haystack)
+    path = out / RESULTS
+    with closing(Tools(count, out / CACHE, plan.window)) as tools:
+        ready = _ready(plan, haystack, tools, own_methods or {})
+        reader = Reader(llm, count) if llm is not None else None
+        _note(plan, ready, haystack, (llm_name or type(llm).__name__) if llm is not None else "", out)
+        jobs = _jobs(plan, ready, {_key(row) for row in read_results(path)})
+        total = sum(len(job.cells) for job in jobs)
+        with (
+            path.open("a", encoding="utf-8") as lines,
+            tqdm(total=total, unit="result", desc="bench", disable=not show_progress) as bar,
+        ):
+            for job in jobs:
+                bar.set_postfix_str(f"{job.task.name}, {job.length:,} tokens" if job.length else job.task.name)
+                for row in _rows(job, ready, plan, tools, reader):
+                    lines.write(json.dumps(row) + "\n")
+                    lines.flush()
+                    bar.update()
+    return path
+
+
+def read_results(path: Path) -> list[Row]:
+    """Read results; a last line that was cut off is dropped from the file.
+
+    Raises:
+        ArgumentError: another line is damaged.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        data = data[: data.rfind(b"\n") + 1]
+        with path.open("r+b") as file:
+            file.truncate(len(data))
+    rows = []
+    for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ArgumentError(f"{path}, line {number} is damaged; delete the line to have it done again") from error
+    return rows
+
+
+def _ready(plan: Plan, haystack: Haystack, tools: Tools, own: Mapping[str, Method]) -> _Ready:
+    """Load tasks and methods; what was named must be there, what was not is skipped with a reason."""
+    loaded: dict[str, Task] = {}
+    ready: dict[str, Method] = {}
+    skipped: dict[str, str] = {}
+    for name in plan.tasks or tasks.default_names(plan.data):
+        try:
+            loaded[name] = tasks.load_task(name, haystack, tools.count, plan.data, plan.seed, plan.depths)
+        except ArgumentError as error:
+            if plan.tasks:
+                raise
+            skipped[name] = str(error)
+    for name in plan.methods or methods.default_names(plan.critics):
+        try:
+            ready[name] = methods.load_method(name, tools)
+        except (ArgumentError, MissingExtraError) as error:
+            if plan.methods or name.startswith(methods.OURS):
+                raise
+            skipped[name] = str(error)
+    return _Ready(loaded, {**ready, **own}, skipped)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is left to do with one item."""
+
+    task: Task
+    length: int
+    number: int
+    cells: list[tuple[str, Budget]]
+
+
+def _jobs(plan: Plan, ready: _Ready, done: set[tuple[Any, ...]]) -> list[_Job]:
+    jobs = []
+    for task in ready.tasks.values():
+        for length in tasks.lengths_of(task, plan.lengths):
+            for number in task.numbers(plan.items):
+                cells = [
+                    (name, budget)
+                    for name, budget in _cells(plan, ready)
+                    if (task.name, length, number, name, _budget_name(name, budget)) not in done
+                ]
+                if cells:
+                    jobs.append(_Job(task, length, number, cells))
+    return jobs
+
+
+def _cells(plan: Plan, ready: _Ready) -> Iterator[tuple[str, Budget]]:
+    for name in ready.methods:
+        for budget in plan.budgets[:1] if name == FULL else plan.budgets:
+            yield name, budget
+
+
+def _rows(job: _Job, ready: _Ready, plan: Plan, tools: Tools, reader: Reader | None) -> Iterator[Row]:
+    item = job.task.item(job.number, job.length, plan.seed)
+    head = {"task": job.task.name, "length": job.length, "item": job.number, "depth": item.depth, "tokens": item.tokens}
+    for name, budget in job.cells:
+        measured = _measure(ready.methods[name], item, budget, tools, reader, plan.prices)
+        yield {**head, "method": name, "budget": _budget_name(name, budget), **measured}
+
+
+def _budget_name(method: str, budget: Budget) -> str:
+    return "" if method == FULL else str(budget)
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("task", "length", "item", "method", "budget"))
+
+
+def _measure(
+    method: Method, item: Item, budget: Budget, tools: Tools, reader: Reader | None, prices: tuple[float, float]
+) -> Row:
+    """One result: what a method keeps of an item, measured, and what an LLM makes of it."""
+    began = time.perf_counter()
+    memory = measures.PeakMemory()
+    try:
+        with memory:
+            found = method(item, budget)
+            if not isinstance(found, Kept | str):
+                raise TypeError(f"a method returns Kept or str, not {type(found).__name__}")
+    except Exception as error:  # noqa: BLE001 - of any package: it counts as nothing kept, and stands in the report
+        found = Kept("", note=f"failed: {type(error).__name__}: {error}"[:500])
+    kept = found if isinstance(found, Kept) else Kept(found)
+    seconds = {name: round(value, 6) for name, value in (kept.seconds or {"all": time.perf_counter() - began}).items()}
+    row: Row = {
+        "retention": measures.retention(item, kept.text),
+        "evidence": measures.evidence_kept(item, kept.text),
+        "precision": measures.precision(item, kept.text),
+        "kept_ratio": len(kept.text) / max(1, len(item.text)),
+        "kept_tokens": item.tokens if kept.text == item.text else tools.count(kept.text),
+        "seconds": seconds,
+        "peak_mb": round(memory.megabytes, 1),
+        "note": kept.note,
+    }
+    if reader is not None:
+        answer = reader.answer(item, kept.text)
+        row |= {
+            "answer": answer.text,
+            "correct": measures.matched(item, answer.text),
+            "prompt_tokens": answer.prompt_tokens,
+            "answer_seconds": answer.seconds,
+            "cost": answer.cost(prices),
+        }
+    return row
+
+
+def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) -> None:
+    """Write down what is run, and refuse to mix it with the results of something else."""
+    config: Row = {
+        "version": version("cprs_integrations"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": plan.seed,
+        "haystack": haystack.name,
+        "haystack_digest": haystack.digest,
+        "depths": plan.depths,
+        "window": plan.window,
+        "llm": llm,
+        "data": str(plan.data) if plan.data else None,
+        "tasks": list(ready.tasks),
+        "lengths": list(plan.lengths),
+        "methods": list(ready.methods),
+        "budgets": [str(budget) for budget in plan.budgets],
+        "items": plan.items,
+        "prices": list(plan.prices),
+    }
+    path = out / CONFIG
+    if path.exists() and (out / RESULTS).exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        config["data"] = config["data"] or before["data"]
+        other = [name for name in _IDENTITY if before[name] != config[name]]
+        if before["data"] not in (None, config["data"]):
+            other.append("data")
+        if other:
+            was = ", ".join(f"{name} {before[name]!r}, not {config[name]!r}" for name in other)
+            raise ArgumentError(f"out: {out} has another run ({was}); give another folder, or run it as it was")
+        config |= {name: list(dict.fromkeys([*before[name], *config[name]])) for name in _LISTS}
+        config["items"] = max(before["items"], config["items"])
+    config["skipped"] = {name: why for name, why in ready.skipped.items() if name not in config["tasks"] + config["methods"]}
+    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

