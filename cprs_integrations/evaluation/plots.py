@@ -60,8 +60,20 @@ def _is_ours(name: str) -> bool:
 def _style(number: int, name: str) -> dict[str, Any]:
     if _is_ours(name):
         return {"color": _OURS, "linewidth": 2.4, "marker": "o", "zorder": 9}
-    shades = ("#30638e", "#edae49", "#00798c", "#7a6c5d", "#8e5ea2", "#6b9a3a", "#999999", "#b5651d", "#444444")
-    return {"color": shades[number % len(shades)], "linewidth": 1.3, "marker": "."}
+    shades = (
+        "#30638e",
+        "#edae49",
+        "#00798c",
+        "#7a6c5d",
+        "#8e5ea2",
+        "#6b9a3a",
+        "#999999",
+        "#b5651d",
+        "#444444",
+        "#e07be0",
+        "#56c1c1",
+    )
+    return {"color": f"#{shades[number % len(shades)]}", "linewidth": 1.3, "marker": "."}
 
 
 def _budgets(rows: Sequence[Row]) -> list[str]:
@@ -116,6 +128,9 @@ def _latency(rows: Sequence[Row]) -> tuple[Any, str] | None:
         ]
         axis.plot(lengths, np.maximum(means, 1e-5), label=name, **_style(number, name))
     axis.set(xscale="log", yscale="log", xlabel="tokens of the context", ylabel="seconds")
+    every = sorted({row["length"] for row in rows})
+    axis.set_xticks(every, [_short(length) for length in every])
+    axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure, "Time to compress an item, by length; vectors in the cache count what computing them took."
@@ -166,8 +181,9 @@ def _ratios(rows: Sequence[Row]) -> tuple[Any, str] | None:
         x, y = zip(*sorted(points), strict=True)
         axis.plot(np.maximum(x, 1e-4), y, label=name, **_style(number, name))
     axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="share of the context that is kept", ylabel="retention")
-    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        ticks(lambda share, _: f"{share:.3g}")
+    axis.xaxis.set_major_locator(require("matplotlib.ticker", "bench").LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda share, _: f"{share:.3g}")
+    axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure, "Retention against the share of the context that was kept, mean of all items."

@@ -65,7 +65,9 @@ def test_the_tables_hold_the_means_of_the_results(finished):
     assert "cut to the LLM's window of 700 tokens" in text
     assert "cut to the 700 tokens of the LLM's window (5 results)" in text
     assert "a regular expression" in text
-    assert re.search(r"\| 10.00% \| cprs \| (head|BM25) \| [+-]\d", text)  # "everything" is no fair baseline
+    for other in ("head", "BM25", "nothing", "everything"):
+        assert re.search(rf"\| 10.00% \| cprs \| {other} \| [+-]\d", text)
+    assert re.search(r"\| 10.00% \| cprs \| nothing \| \+\S+ \[.*\] \| ahead \| \d.* \| 0.00% \| 10 \|", text)
     for path in re.findall(r"\]\((plots/\w+\.png)\)", text):
         assert (finished / path).exists()
 
