@@ -60,19 +60,7 @@ def _is_ours(name: str) -> bool:
 def _style(number: int, name: str) -> dict[str, Any]:
     if _is_ours(name):
         return {"color": _OURS, "linewidth": 2.4, "marker": "o", "zorder": 9}
-    shades = (
-        "#30638e",
-        "#edae49",
-        "#00798c",
-        "#7a6c5d",
-        "#8e5ea2",
-        "#6b9a3a",
-        "#999999",
-        "#b5651d",
-        "#444444",
-        "#e07be0",
-        "#56c1c1",
-    )
+    shades = "30638e edae49 00798c 7a6c5d 8e5ea2 6b9a3a 999999 b5651d 444444 e07be0 56c1c1".split()
     return {"color": f"#{shades[number % len(shades)]}", "linewidth": 1.3, "marker": "."}
 
 
