@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,8 @@ from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
 from samples import CAPITALS, QUESTION
 from tiny_qwenlong import save, tiny_model, tiny_tokenizer
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics import load_critic
@@ -34,6 +37,7 @@ PUBLISHED = {
 }
 NEEDLES = PUBLISHED["needle"]
 LONG = tuple(" ".join((CAPITALS * 5)[: 3 * number + 1]) for number in range(5))
+OWNER = "some-owner"  # of a model on a hub that no test asks
 START, END = "<|im_start|>", "<|im_end|>"
 
 
@@ -334,6 +338,18 @@ class TestBatches:
         answers.close()
 
 
+def cached(folder, **revisions):
+    """A cache as huggingface_hub keeps it, with a checkpoint of each revision."""
+    repository = folder / f"models--{OWNER}--tiny"
+    (repository / "refs").mkdir(parents=True)
+    for number, (name, changed) in enumerate(revisions.items()):
+        commit = f"{number:040x}"
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        save(repository / "snapshots" / commit, **changed)
+    return folder
+
+
 class TestLoading:
     def test_a_folder_loads_and_is_shared(self, folder):
         engine = CPRSEngine.from_pretrained(str(folder), window=512)
@@ -368,9 +384,51 @@ class TestLoading:
         assert len(critic.models) == 2
         assert CPRSEngine(critic=critic).compress(CAPITALS, QUESTION, max_ratio=0.5).text
 
-    def test_a_device_map_is_passed_on(self, folder):
-        critic = load_critic(str(folder), device_map={"": "cpu"}, window=512)
-        assert critic.models[0].device.type == "cpu"
+    def test_a_device_map_is_passed_on_and_what_it_offloads_is_read(self, folder):
+        places = {"model": "cpu", "cls_head": "cpu", "lm_head": "disk"}
+        critic = load_critic(str(folder), device_map=places, window=512)
+        assert critic.models[0].hf_device_map == places
+        found, expected = (
+            CPRSEngine(critic=one).score(CAPITALS, QUESTION, instruction=NEEDLES)
+            for one in (critic, load_critic(str(folder), device="cpu", window=512))
+        )
+        assert np.array_equal(found.scores, expected.scores)
+
+    def test_attention_and_start_layer_are_passed_on(self, tmp_path):
+        save(tmp_path, released=True)
+        (model,) = load_critic(str(tmp_path), attn_implementation="eager", bidirectional_start_layer=2, window=512).models
+        assert model.config._attn_implementation == "eager"
+        assert [layer.self_attn.is_causal for layer in model.model.layers] == [True, True, False, False, False]
+
+    @pytest.mark.parametrize(
+        "config", [BitsAndBytesConfig(load_in_8bit=True), {"quant_method": "bitsandbytes", "load_in_8bit": True}], ids=type
+    )
+    def test_a_quantization_config_is_passed_on(self, folder, config):
+        if is_bitsandbytes_available():
+            pytest.skip("bitsandbytes is installed")
+        with pytest.raises(ModelError, match="requires bitsandbytes"):
+            load_critic(str(folder), quantization_config=config, window=512)
+
+    @pytest.mark.parametrize("how", ["local_files_only", "HF_HUB_OFFLINE"])
+    def test_revisions_are_found_in_the_cache_of_the_hub_without_a_request(self, tmp_path, monkeypatch, how):
+        def no_network(*address, **options):
+            asked.append(address)
+            raise OSError("no network")
+
+        asked = []
+        hub = cached(tmp_path, main={"num_hidden_layers": 5}, older={"num_hidden_layers": 4})
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+        monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", no_network)
+        options = {"device": "cpu", "window": 512, "local_files_only": how == "local_files_only"}
+        if how == "HF_HUB_OFFLINE":
+            monkeypatch.setattr(huggingface_hub.constants, how, True)
+        for revision, layers in (("main", 5), (None, 5), ("older", 4)):
+            (model,) = load_critic(f"{OWNER}/tiny", revision=revision, **options).models
+            assert len(model.model.layers) == layers
+        for name, revision in (("tiny", "newer"), ("other", None)):
+            with pytest.raises(ModelError, match=f"{OWNER}/{name}: no QwenLong-CPRS model could be loaded"):
+                load_critic(f"{OWNER}/{name}", revision=revision, **options)
+        assert asked == []
 
     @pytest.mark.parametrize(
         ("options", "message"),
