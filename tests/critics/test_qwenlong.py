@@ -7,7 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -18,7 +18,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics import load_critic
-from cprs_integrations.critics.base import B, Critic, E, I, O
+from cprs_integrations.critics.base import B, Critic, E, I, O, TokenScores
 from cprs_integrations.critics.qwenlong import QwenLongCritic, joint, tag_words
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.errors import ArgumentError, CriticError, ModelError
@@ -152,6 +152,20 @@ class TestJointLabels:
         assert np.allclose(alone.bioe, tags.numpy(), atol=1e-5)
         assert alone.labels == ("needle",)
 
+    def test_a_span_is_named_by_its_marked_tokens_not_by_the_many_outside(self):
+        class Marking(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    marked = np.arange(len(window.rows)) >= len(window.rows) - 2
+                    bioe = np.where(marked[:, None], [0.0, 0.9, 0.1, 0.0], [0.0, 0.01, 0.99, 0.0])
+                    yield TokenScores(bioe, ("fact", "needle"), marked.astype(int))
+
+        critic = Marking([tiny_model()], plain_tokenizer(tiny_tokenizer().to_str()), window=1024)
+        scored = CPRSEngine(critic=critic).score(CAPITALS[0], QUESTION)
+        for granularity in ("sentence", "paragraph", "document"):
+            spans = scored.select(granularity=granularity, threshold=0.0).documents[0].spans
+            assert spans[-1].label == "needle"
+
     def test_the_scheme_bio_never_ends(self):
         scored = engine_of(tiny_model(bi_label_type="BIO")).score(CAPITALS, QUESTION, instruction=NEEDLES)
         assert not scored.end.any()
@@ -193,6 +207,7 @@ class TestText:
         assert ids.tolist()[: len(whole)] == whole
 
     @settings(max_examples=60)
+    @example(["  ", "."])
     @given(
         st.lists(st.sampled_from(["Paris", "lies", "on", ".", "! ", "?", " ", "  ", "\n", "\n\n", " , ", "面包", "。", "é"]))
     )
