@@ -268,6 +268,14 @@ class TestBatches:
             assert one.labels == other.labels
             assert (one.label is None) == (other.label is None)
 
+    def test_in_bfloat16_a_batch_moves_no_probability_by_more_than_five_hundredths(self):
+        windows = windows_of(engine_of(), [(documents, NEEDLES) for documents in LONG])
+        model = tiny_model().to(torch.bfloat16)
+        together, alone = (list(critic_of(model, batch_tokens=tokens).score(windows)) for tokens in (8192, 1))
+        moved = np.concatenate([np.abs(one.bioe - other.bioe).ravel() for one, other in zip(together, alone, strict=True)])
+        assert moved.max() < 0.05
+        assert moved.mean() < 1e-3
+
     def test_the_spans_are_the_same_too(self):
         items = [(documents, QUESTION) for documents in LONG]
         batch = engine_of(batch_tokens=8192).compress_batch(items, instruction=NEEDLES, max_ratio=0.4)
