@@ -9,8 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from langchain_core.documents import Document
-from llama_index.core.schema import NodeWithScore, TextNode
+from published_prompts import PUBLISHED, kept_and_named
 from samples import CAPITALS, QUESTION
 from tiny_qwenlong import save, tiny_model, tiny_tokenizer
 from transformers import BitsAndBytesConfig
@@ -22,19 +21,7 @@ from cprs_integrations.critics.base import B, Critic, E, I, O, TokenScores
 from cprs_integrations.critics.qwenlong import QwenLongCritic, joint, tag_words
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.errors import ArgumentError, CriticError, ModelError
-from cprs_integrations.langchain import CPRSCompressor
-from cprs_integrations.llama_index import CPRSNodePostprocessor
 
-EXPERT = "You are an expert for information extraction, your task is to extract "
-PUBLISHED = {
-    "needle": EXPERT
-    + "the 'needles' in the format of 'One of the special magic {type_needle_v} for {key} is: {value}.' from the documents "
-    "to answer user's question.\n## tagging rule:\n- tag the needles with 'needle'",
-    "fact": EXPERT + "some sentences from the documents as the supporting facts of the user's question.\n"
-    "## tagging rule:\n- tag the supporting facts with 'fact'",
-    "chain": EXPERT + "the assigment chains like 'VAR XXX1 = XXX2' from the documents to answer the question of the user.\n"
-    "## tagging rule:\n- tag the assignment chains with 'chain'",
-}
 NEEDLES = PUBLISHED["needle"]
 LONG = tuple(" ".join((CAPITALS * 5)[: 3 * number + 1]) for number in range(5))
 OWNER = "some-owner"  # of a model on a hub that no test asks
@@ -74,26 +61,11 @@ def windows_of(engine, items):
 class TestPublishedPrompts:
     @pytest.mark.parametrize("word", PUBLISHED)
     def test_spans_carry_the_word_of_the_tagging_rule(self, folder, word):
-        options = {"window": 1024, "device": "cpu"}
-        context = CPRSEngine.from_pretrained(str(folder), **options).compress(
-            CAPITALS, QUESTION, instruction=PUBLISHED[word], max_ratio=0.4
-        )
-        spans = [span for document in context.documents for span in document.spans]
-        assert spans
-        assert {span.label for span in spans} == {word}
-
-        documents = [Document(page_content=text) for text in CAPITALS]
-        adapter = {"critic": str(folder), "critic_options": options, "instruction": PUBLISHED[word], "max_ratio": 0.4}
-        compressed = CPRSCompressor(**adapter).compress_documents(documents, QUESTION)
-        assert [document.page_content for document in compressed] == [
-            document.text for document in context.documents if document.text
-        ]
-        assert {span["label"] for document in compressed for span in document.metadata["cprs"]["spans"]} == {word}
-
-        nodes = [NodeWithScore(node=TextNode(text=text)) for text in CAPITALS]
-        kept = CPRSNodePostprocessor(**adapter).postprocess_nodes(nodes, query_str=QUESTION)
-        assert [node.node.text for node in kept] == [document.page_content for document in compressed]
-        assert {span["label"] for node in kept for span in node.node.metadata["cprs"]["spans"]} == {word}
+        answers = kept_and_named(folder, PUBLISHED[word], CAPITALS, QUESTION, window=1024, device="cpu")
+        (texts, labels), *others = answers
+        assert texts
+        assert labels == {word}
+        assert others == [(texts, labels)] * 2
 
     def test_a_rule_may_name_several_words(self):
         rule = "- tag the names with 'needle'\n- Tag any dates with \"chain\"\n- tag the rest with ‘fact’"
@@ -567,6 +539,35 @@ class TestDefectsOfTheReference:
         assert scored.select(threshold=0.0, granularity="document").text == "Paris. Rome"
         spans = scored.select(threshold=0.0, granularity="keyword").documents[0].spans
         assert spans[-1].end == len("Paris. Rome")
+
+    def test_a_single_token_can_be_kept_alone(self):
+        class Marking(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    marked = window.ids[window.rows] == self.encode(["7"]).ids[0]
+                    yield TokenScores(np.where(marked[:, None], [0.9, 0.0, 0.1, 0.0], [0.0, 0.01, 0.99, 0.0]))
+
+        critic = Marking([tiny_model()], plain_tokenizer(tiny_tokenizer().to_str()), window=1024)
+        context = CPRSEngine(critic=critic).compress("One is 3, two is 7, three is 9.", QUESTION, threshold=0.5)
+        assert context.text == "7"
+
+    def test_decimals_and_colons_end_no_sentence_and_closing_quotes_belong_to_it(self):
+        first, second = "He said: “Pi is 3.14, e.g. in Dr. Okonkwo's book.”", "Then he left."
+        scored = engine_of().score(f"{first} {second}", QUESTION)
+        texts = [scored.context.slice(start, end) for start, end in zip(scored.starts, scored.ends, strict=True)]
+        assert texts == [first, second]
+
+    def test_a_document_of_more_than_two_million_tokens_is_read_to_its_end(self):
+        class Blind(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    yield TokenScores(np.tile([0.0, 0.1, 0.9, 0.0], (len(window.rows), 1)))
+
+        text = "0123456789 " * 205_000
+        critic = Blind([tiny_model(max_position_embeddings=8192)], plain_tokenizer(tiny_tokenizer().to_str()), window=8192)
+        scored = CPRSEngine(critic=critic).score(text, QUESTION)
+        assert len(scored.odds) > 2_048_000
+        assert scored.token_ends[-1] == len(text.rstrip())
 
     def test_kept_spans_never_overlap(self):
         for document in engine_of().compress(LONG, QUESTION, instruction=NEEDLES, max_ratio=0.7).documents:

@@ -220,8 +220,10 @@ class TestConfiguration:
         with pytest.raises(ArgumentError, match=message):
             tiny_config(**changed)
 
-    def test_the_scheme_bio_has_three_tags(self):
-        model = tiny_model(bi_label_type="BIO")
+    def test_the_scheme_bio_has_three_tags_and_is_loaded_with_them(self, tmp_path):
+        tiny_model(bi_label_type="BIO").save_pretrained(tmp_path)
+        model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
+        assert model.config.bi_label_type == "BIO"
         assert model(torch.ones(1, 5, dtype=torch.long)).bi_logits.shape == (1, 5, 3)
 
     def test_token_weights_survive_json(self, tmp_path):
