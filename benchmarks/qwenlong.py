@@ -1,6 +1,6 @@
 """QwenLong-CPRS beside the procedure of its released server, with random weights: speed does not depend on them.
 
-    python benchmarks/qwenlong.py --shape 7b --device cuda --tokens 131072
+    python benchmarks/qwenlong.py --shape 7b --device cuda --tokens 16384 32768 65536 131072
     python benchmarks/qwenlong.py --shape small --tokens 4096 --window 512     # proves that it runs, on a CPU
 
 Ours is the whole path, from text to compressed context. The reference's procedure is re-created from its description: one
@@ -10,6 +10,7 @@ forward passes, in parts of what a large matrix product reaches on the same devi
 """
 
 import argparse
+import itertools
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[16_384])
     parser.add_argument("--window", type=int, default=8192)
     parser.add_argument("--only", choices=("ours", "reference"))
     options = parser.parse_args()
@@ -191,10 +192,10 @@ def main() -> None:
     speed = product_speed(device, dtype)
     print(f"{device}, {dtype}, matrix product {speed / 1e12:.2f} TFLOP/s, {options.shape} shape", flush=True)
     model = random_model(options.shape, device, dtype)
-    text = (_SENTENCE * (options.tokens // len(_SENTENCE) + 1))[: options.tokens]
     kinds: dict[str, Callable[..., TimedCritic]] = {"ours": TimedCritic, "reference": ReferenceProcedure}
-    for name, kind in kinds.items():
+    for tokens, (name, kind) in itertools.product(options.tokens, kinds.items()):
         if options.only in (None, name):
+            text = (_SENTENCE * (tokens // len(_SENTENCE) + 1))[:tokens]
             critic = kind([model], byte_tokenizer(), window=options.window)
             report(name if name == "ours" else "reference's procedure", critic, text, device, speed)
 

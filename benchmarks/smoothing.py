@@ -2,9 +2,10 @@
 
     python benchmarks/smoothing.py [--tokens 10000 100000 1000000]
 
-Random tags (12 % B, 18 % I, 12 % E), the hardest case of the released server's smoothing, and sentences of 10,000 characters
-for its completion; beside them the engine's own decoding of the same tags. (Where nothing ends a sentence, completed spans
-all run to the end of the text: what is returned grows with the square, however it is found.)
+Random tags (12 % B, 18 % I, 12 % E), the hardest case of the released server's smoothing; for its completion one span in a
+hundred tokens of a text without punctuation, and of sentences of 10,000 characters; beside them the engine's own decoding of
+the random tags. Where nothing ends a sentence, the places of completed spans are found and their texts are not cut out: each
+runs to the end, so together they grow with the square, however they are found.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cprs_integrations.reference import clean, smooth, spans
+from cprs_integrations.reference import clean, places, smooth, spans
 from cprs_integrations.tags import passages, phrases
 
 _UNIT = 30  # tokens of a unit
@@ -38,10 +39,10 @@ def measure(tokens: int) -> dict[str, float]:
     seconds = {}
     seconds["smoothing"], smoothed = timed(lambda: smooth(tags))
     seconds["spans"], _ = timed(lambda: clean(spans(smoothed, offsets, text)))
-    # one span in a hundred tokens
     sparse = ("BIIIIE" + 94 * "O") * (tokens // 100)
+    seconds["completion, no punctuation"], _ = timed(lambda: places(sparse, offsets, text, complete_sentence=True))
     sentences = ("a" * 9_999 + ".") * (tokens // 10_000)
-    seconds["completion"], _ = timed(lambda: clean(spans(sparse, offsets, sentences, complete_sentence=True)))
+    seconds["completion, sentences"], _ = timed(lambda: clean(spans(sparse, offsets, sentences, complete_sentence=True)))
     seconds["engine: phrases"], _ = timed(lambda: phrases(keep, begin, borders))
     seconds["engine: passages"], _ = timed(lambda: passages(keep, begin, borders, joined))
     return seconds

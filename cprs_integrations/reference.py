@@ -1,6 +1,7 @@
 """Tags to spans exactly as the released QwenLong-CPRS server does it, to compare with what it returns.
 
-Time is linear in the tokens and in the characters returned (completed spans may overlap, so these can be many).
+Time is linear in the tokens, and for the texts in the characters returned: completed spans may overlap, so these can be many
+where the places alone (`places`) are few.
 
 The engine does not go this way (`cprs_integrations.tags` does): rules here, such as a last character that is cut off, are the
 reference's own (github.com/Tongyi-Zhiwen/QwenLong-CPRS, commit d67742a).
@@ -9,7 +10,7 @@ reference's own (github.com/Tongyi-Zhiwen/QwenLong-CPRS, commit d67742a).
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_GAP = 20
 """Distance of two tags, in tokens, from which smoothing does not close the gap between them."""
@@ -47,15 +48,15 @@ def smooth(tags: str) -> str:
     return "".join(smoothed)
 
 
-def spans(
+def places(
     tags: str,
     offsets: Sequence[tuple[int, int]],
     context: str,
     *,
     min_keyword_len: int = 4,
     complete_sentence: bool = False,
-) -> list[ReferenceSpan]:
-    """Decode smoothed tags: a span is a tag other than O and all I and E after it.
+) -> list[tuple[int, int]]:
+    """Find where spans start and end: a span is a tag other than O and all I and E after it.
 
     Args:
         tags: smoothed, one letter a token.
@@ -72,9 +73,15 @@ def spans(
         if last - first > min_keyword_len:
             if complete_sentence:
                 start, end = _completed(start, end, before, ends, len(context))
-            found.append(ReferenceSpan(context[start:end].strip(), start, end))
+            found.append((start, end))
         before = end
     return found
+
+
+def spans(tags: str, offsets: Sequence[tuple[int, int]], context: str, **options: Any) -> list[ReferenceSpan]:
+    """Decode smoothed tags to spans with their texts. Arguments as in `places`."""
+    found = places(tags, offsets, context, **options)
+    return [ReferenceSpan(context[start:end].strip(), start, end) for start, end in found]
 
 
 def _completed(start: int, end: int, before: int, ends: list[int], length: int) -> tuple[int, int]:

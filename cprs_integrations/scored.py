@@ -146,6 +146,7 @@ class Scored:
             return Candidates(self.starts[heads], self.ends[tails], scores, labels)
         keep, begin = probability(self.odds), self.begin.astype(np.float32)
         if granularity == "keyword":
+            keep[self.token_ends <= self.token_starts] = 0.0  # white space around a unit is no phrase, however it is scored
             spans = self._whole_words(phrases(keep, begin, self.borders, self.reach))
             scores = best_scores(keep, spans)
         else:
@@ -209,11 +210,11 @@ class Scored:
         return shared_places(self.prompt.query.strip() or self.prompt.instruction, text)
 
     def _labels(self, first: Places, last: Places) -> list[str | None] | None:
-        """The most frequent label of each stretch of tokens."""
+        """The label of most of what is marked in each stretch of tokens: others have their best word too."""
         if self.label is None:
             return None
-        pairs = zip(first.tolist(), last.tolist(), strict=True)
-        return [self.labels[np.bincount(self.label[low:high]).argmax()] for low, high in pairs]
+        keep, pairs = probability(self.odds), zip(first.tolist(), last.tolist(), strict=True)
+        return [self.labels[np.bincount(self.label[low:high], keep[low:high]).argmax()] for low, high in pairs]
 
     def _original_tokens(self, token_counter: TokenCounter | None) -> int:
         if token_counter:

@@ -1,9 +1,13 @@
 """The server's post-processing against its rules, spelled out word for word and slowly."""
 
+import time
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprs_integrations.reference import ReferenceSpan, clean, smooth, spans
+from cprs_integrations.reference import ReferenceSpan, clean, places, smooth, spans
 
 TERMINATORS = set('.。：？！"”?!\n')
 tag_lists = st.text("BIOOOOOE", max_size=90)
@@ -69,3 +73,24 @@ def test_spans_follow_the_rules(tags, data, least, complete):
 def test_blanks_and_punctuation_are_cleaned_away():
     kept = clean([ReferenceSpan(text, 0, 0) for text in ("", " ", "。", "，。！", "！。", "a。", " 。")])
     assert [span.text for span in kept] == ["！。", "a。", " 。"]
+
+
+@pytest.fixture
+def in_seconds():
+    """Far more than is needed here, far less than what grows with the square: that took the reference minutes."""
+    began = time.perf_counter()
+    yield
+    assert time.perf_counter() - began < 20
+
+
+def test_random_tags_are_smoothed_in_linear_time_and_to_an_end(in_seconds):
+    tags = "".join(np.random.default_rng(0).choice([*"BIOE"], 1_000_000, p=[0.12, 0.18, 0.58, 0.12]).tolist())
+    assert len(smooth(tags)) == len(tags)
+    assert smooth("IOOOE") == "IOOOE"
+
+
+def test_sentences_without_an_end_are_completed_in_linear_time(in_seconds):
+    tags = ("BIIIIE" + 94 * "O") * 10_000
+    found = places(tags, [(place, place + 1) for place in range(len(tags))], "a" * len(tags), complete_sentence=True)
+    assert len(found) == 10_000
+    assert {end for _, end in found} == {len(tags) - 1}

@@ -35,7 +35,8 @@ def load_critic(model: str | None = None, *, device: str | None = None, dtype: s
             QwenLong-CPRS checkpoint; or the id of such a checkpoint on the hub, "owner/name".
         device: where it computes; None lets the critic choose.
         dtype: in which precision it computes; None lets the critic choose.
-        **options: the other arguments of the critic's `from_pretrained`; plain values, as JSON has them.
+        **options: the other arguments of the critic's `from_pretrained`; plain values, as JSON has them, or objects with
+            a `to_dict` such as transformers' quantization configs.
 
     Raises:
         ModelError: files are missing, damaged or foreign.
@@ -68,6 +69,9 @@ def _stamp(model: str | None) -> tuple[object, ...]:
 
 
 def _frozen(value: object) -> object:
+    """What tells values apart: of lists and dicts, and of objects such as a `BitsAndBytesConfig`, their JSON."""
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return type(value).__name__, json.dumps(to_dict(), sort_keys=True, default=str)
     return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
 
 

@@ -3,37 +3,28 @@
 import itertools
 import json
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from langchain_core.documents import Document
-from llama_index.core.schema import NodeWithScore, TextNode
+from published_prompts import PUBLISHED, kept_and_named
 from samples import CAPITALS, QUESTION
 from tiny_qwenlong import save, tiny_model, tiny_tokenizer
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics import load_critic
-from cprs_integrations.critics.base import B, Critic, E, I, O
+from cprs_integrations.critics.base import B, Critic, E, I, O, TokenScores
 from cprs_integrations.critics.qwenlong import QwenLongCritic, joint, tag_words
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.errors import ArgumentError, CriticError, ModelError
-from cprs_integrations.langchain import CPRSCompressor
-from cprs_integrations.llama_index import CPRSNodePostprocessor
 
-EXPERT = "You are an expert for information extraction, your task is to extract "
-PUBLISHED = {
-    "needle": EXPERT
-    + "the 'needles' in the format of 'One of the special magic {type_needle_v} for {key} is: {value}.' from the documents "
-    "to answer user's question.\n## tagging rule:\n- tag the needles with 'needle'",
-    "fact": EXPERT + "some sentences from the documents as the supporting facts of the user's question.\n"
-    "## tagging rule:\n- tag the supporting facts with 'fact'",
-    "chain": EXPERT + "the assigment chains like 'VAR XXX1 = XXX2' from the documents to answer the question of the user.\n"
-    "## tagging rule:\n- tag the assignment chains with 'chain'",
-}
 NEEDLES = PUBLISHED["needle"]
 LONG = tuple(" ".join((CAPITALS * 5)[: 3 * number + 1]) for number in range(5))
+OWNER = "some-owner"  # of a model on a hub that no test asks
 START, END = "<|im_start|>", "<|im_end|>"
 
 
@@ -70,26 +61,11 @@ def windows_of(engine, items):
 class TestPublishedPrompts:
     @pytest.mark.parametrize("word", PUBLISHED)
     def test_spans_carry_the_word_of_the_tagging_rule(self, folder, word):
-        options = {"window": 1024, "device": "cpu"}
-        context = CPRSEngine.from_pretrained(str(folder), **options).compress(
-            CAPITALS, QUESTION, instruction=PUBLISHED[word], max_ratio=0.4
-        )
-        spans = [span for document in context.documents for span in document.spans]
-        assert spans
-        assert {span.label for span in spans} == {word}
-
-        documents = [Document(page_content=text) for text in CAPITALS]
-        adapter = {"critic": str(folder), "critic_options": options, "instruction": PUBLISHED[word], "max_ratio": 0.4}
-        compressed = CPRSCompressor(**adapter).compress_documents(documents, QUESTION)
-        assert [document.page_content for document in compressed] == [
-            document.text for document in context.documents if document.text
-        ]
-        assert {span["label"] for document in compressed for span in document.metadata["cprs"]["spans"]} == {word}
-
-        nodes = [NodeWithScore(node=TextNode(text=text)) for text in CAPITALS]
-        kept = CPRSNodePostprocessor(**adapter).postprocess_nodes(nodes, query_str=QUESTION)
-        assert [node.node.text for node in kept] == [document.page_content for document in compressed]
-        assert {span["label"] for node in kept for span in node.node.metadata["cprs"]["spans"]} == {word}
+        answers = kept_and_named(folder, PUBLISHED[word], CAPITALS, QUESTION, window=1024, device="cpu")
+        (texts, labels), *others = answers
+        assert texts
+        assert labels == {word}
+        assert others == [(texts, labels)] * 2
 
     def test_a_rule_may_name_several_words(self):
         rule = "- tag the names with 'needle'\n- Tag any dates with \"chain\"\n- tag the rest with ‘fact’"
@@ -148,6 +124,20 @@ class TestJointLabels:
         assert np.allclose(alone.bioe, tags.numpy(), atol=1e-5)
         assert alone.labels == ("needle",)
 
+    def test_a_span_is_named_by_its_marked_tokens_not_by_the_many_outside(self):
+        class Marking(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    marked = np.arange(len(window.rows)) >= len(window.rows) - 2
+                    bioe = np.where(marked[:, None], [0.0, 0.9, 0.1, 0.0], [0.0, 0.01, 0.99, 0.0])
+                    yield TokenScores(bioe, ("fact", "needle"), marked.astype(int))
+
+        critic = Marking([tiny_model()], plain_tokenizer(tiny_tokenizer().to_str()), window=1024)
+        scored = CPRSEngine(critic=critic).score(CAPITALS[0], QUESTION)
+        for granularity in ("sentence", "paragraph", "document"):
+            spans = scored.select(granularity=granularity, threshold=0.0).documents[0].spans
+            assert spans[-1].label == "needle"
+
     def test_the_scheme_bio_never_ends(self):
         engine = engine_of(tiny_model(bi_label_type="BIO"))
         for scores in engine.critic.score(windows_of(engine, [(CAPITALS, NEEDLES)])):
@@ -190,6 +180,7 @@ class TestText:
         assert ids.tolist()[: len(whole)] == whole
 
     @settings(max_examples=60)
+    @example(["  ", "."])
     @given(
         st.lists(st.sampled_from(["Paris", "lies", "on", ".", "! ", "?", " ", "  ", "\n", "\n\n", " , ", "面包", "。", "é"]))
     )
@@ -249,6 +240,14 @@ class TestBatches:
             assert np.abs(one.bioe - other.bioe).max() < 1e-5
             assert one.labels == other.labels
             assert (one.label is None) == (other.label is None)
+
+    def test_in_bfloat16_a_batch_moves_no_probability_by_more_than_five_hundredths(self):
+        windows = windows_of(engine_of(), [(documents, NEEDLES) for documents in LONG])
+        model = tiny_model().to(torch.bfloat16)
+        together, alone = (list(critic_of(model, batch_tokens=tokens).score(windows)) for tokens in (8192, 1))
+        moved = np.concatenate([np.abs(one.bioe - other.bioe).ravel() for one, other in zip(together, alone, strict=True)])
+        assert moved.max() < 0.05
+        assert moved.mean() < 1e-3
 
     def test_the_spans_are_the_same_too(self):
         items = [(documents, QUESTION) for documents in LONG]
@@ -335,6 +334,18 @@ class TestBatches:
         answers.close()
 
 
+def cached(folder, **revisions):
+    """A cache as huggingface_hub keeps it, with a checkpoint of each revision."""
+    repository = folder / f"models--{OWNER}--tiny"
+    (repository / "refs").mkdir(parents=True)
+    for number, (name, changed) in enumerate(revisions.items()):
+        commit = f"{number:040x}"
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        save(repository / "snapshots" / commit, **changed)
+    return folder
+
+
 class TestLoading:
     def test_a_folder_loads_and_is_shared(self, folder):
         engine = CPRSEngine.from_pretrained(str(folder), window=512)
@@ -369,9 +380,51 @@ class TestLoading:
         assert len(critic.models) == 2
         assert CPRSEngine(critic=critic).compress(CAPITALS, QUESTION, max_ratio=0.5).text
 
-    def test_a_device_map_is_passed_on(self, folder):
-        critic = load_critic(str(folder), device_map={"": "cpu"}, window=512)
-        assert critic.models[0].device.type == "cpu"
+    def test_a_device_map_is_passed_on_and_what_it_offloads_is_read(self, folder):
+        places = {"model": "cpu", "cls_head": "cpu", "lm_head": "disk"}
+        critic = load_critic(str(folder), device_map=places, window=512)
+        assert critic.models[0].hf_device_map == places
+        found, expected = (
+            CPRSEngine(critic=one).score(CAPITALS, QUESTION, instruction=NEEDLES)
+            for one in (critic, load_critic(str(folder), device="cpu", window=512))
+        )
+        assert np.array_equal(found.scores, expected.scores)
+
+    def test_attention_and_start_layer_are_passed_on(self, tmp_path):
+        save(tmp_path, released=True)
+        (model,) = load_critic(str(tmp_path), attn_implementation="eager", bidirectional_start_layer=2, window=512).models
+        assert model.config._attn_implementation == "eager"
+        assert [layer.self_attn.is_causal for layer in model.model.layers] == [True, True, False, False, False]
+
+    @pytest.mark.parametrize(
+        "config", [BitsAndBytesConfig(load_in_8bit=True), {"quant_method": "bitsandbytes", "load_in_8bit": True}], ids=type
+    )
+    def test_a_quantization_config_is_passed_on(self, folder, config):
+        if is_bitsandbytes_available():
+            pytest.skip("bitsandbytes is installed")
+        with pytest.raises(ModelError, match="requires bitsandbytes"):
+            load_critic(str(folder), quantization_config=config, window=512)
+
+    @pytest.mark.parametrize("how", ["local_files_only", "HF_HUB_OFFLINE"])
+    def test_revisions_are_found_in_the_cache_of_the_hub_without_a_request(self, tmp_path, monkeypatch, how):
+        def no_network(*address, **options):
+            asked.append(address)
+            raise OSError("no network")
+
+        asked = []
+        hub = cached(tmp_path, main={"num_hidden_layers": 5}, older={"num_hidden_layers": 4})
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+        monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", no_network)
+        options = {"device": "cpu", "window": 512, "local_files_only": how == "local_files_only"}
+        if how == "HF_HUB_OFFLINE":
+            monkeypatch.setattr(huggingface_hub.constants, how, True)
+        for revision, layers in (("main", 5), (None, 5), ("older", 4)):
+            (model,) = load_critic(f"{OWNER}/tiny", revision=revision, **options).models
+            assert len(model.model.layers) == layers
+        for name, revision in (("tiny", "newer"), ("other", None)):
+            with pytest.raises(ModelError, match=f"{OWNER}/{name}: no QwenLong-CPRS model could be loaded"):
+                load_critic(f"{OWNER}/{name}", revision=revision, **options)
+        assert asked == []
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -487,6 +540,35 @@ class TestDefectsOfTheReference:
         assert scored.select(threshold=0.0, granularity="document").text == "Paris. Rome"
         spans = scored.select(threshold=0.0, granularity="keyword").documents[0].spans
         assert spans[-1].end == len("Paris. Rome")
+
+    def test_a_single_token_can_be_kept_alone(self):
+        class Marking(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    marked = window.ids[window.rows] == self.encode(["7"]).ids[0]
+                    yield TokenScores(np.where(marked[:, None], [0.9, 0.0, 0.1, 0.0], [0.0, 0.01, 0.99, 0.0]))
+
+        critic = Marking([tiny_model()], plain_tokenizer(tiny_tokenizer().to_str()), window=1024)
+        context = CPRSEngine(critic=critic).compress("One is 3, two is 7, three is 9.", QUESTION, threshold=0.5)
+        assert context.text == "7"
+
+    def test_decimals_and_colons_end_no_sentence_and_closing_quotes_belong_to_it(self):
+        first, second = "He said: “Pi is 3.14, e.g. in Dr. Okonkwo's book.”", "Then he left."
+        scored = engine_of().score(f"{first} {second}", QUESTION)
+        texts = [scored.context.slice(start, end) for start, end in zip(scored.starts, scored.ends, strict=True)]
+        assert texts == [first, second]
+
+    def test_a_document_of_more_than_two_million_tokens_is_read_to_its_end(self):
+        class Blind(QwenLongCritic):
+            def score(self, windows):
+                for window in windows:
+                    yield TokenScores(np.tile([0.0, 0.1, 0.9, 0.0], (len(window.rows), 1)))
+
+        text = "0123456789 " * 205_000
+        critic = Blind([tiny_model(max_position_embeddings=8192)], plain_tokenizer(tiny_tokenizer().to_str()), window=8192)
+        scored = CPRSEngine(critic=critic).score(text, QUESTION)
+        assert len(scored.odds) > 2_048_000
+        assert scored.token_ends[-1] == len(text.rstrip())
 
     def test_kept_spans_never_overlap(self):
         for document in engine_of().compress(LONG, QUESTION, instruction=NEEDLES, max_ratio=0.7).documents:

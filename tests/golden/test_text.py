@@ -3,6 +3,7 @@
 import pytest
 import reference_windows as reference
 import torch
+from published_prompts import PUBLISHED, kept_and_named
 
 from cprs_integrations.critics.qwenlong import QwenLongCritic
 from cprs_integrations.reference import ReferenceSpan, clean, smooth, spans
@@ -40,6 +41,19 @@ def test_the_critics_prompt_is_the_references_header(read, goldens):
     assert plain
     for record in plain:
         assert critic.encode_prompt(record["prompt"], record["query"]).tolist() == record["header_ids"]
+
+
+@pytest.mark.parametrize("word", PUBLISHED)
+@pytest.mark.parametrize("model", MODELS)
+def test_published_prompts_give_labelled_spans_everywhere(read, goldens, model, word):
+    request = read(f"server_{model}")["pipeline"][0]["request"]
+    _, query, context = (message["content"] for message in request["payload"]["input"]["messages"])
+    documents = [context[: len(context) // 2], context[len(context) // 2 :]]
+    answers = kept_and_named(goldens / model, PUBLISHED[word], documents, query, device="cpu")
+    (texts, labels), *others = answers
+    assert texts
+    assert labels == {word}
+    assert others == [(texts, labels)] * 2
 
 
 def test_tags_are_smoothed_and_decoded_as_in_the_reference(read):

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_qwenlong import save, tiny_config, tiny_model
 from torch.nn import functional
-from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForTokenClassification
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
 from cprs_integrations.errors import ArgumentError, CPRSError, ModelError
 from cprs_integrations.models import QwenLongCPRSConfig, QwenLongCPRSForTokenCritic, QwenLongCPRSModel
@@ -18,21 +19,28 @@ from cprs_integrations.models.modeling_qwenlong import attention_masks
 START = 3  # of the tiny model
 
 
-def flash_contract(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
-    """What a flash attention does with what it is given: a mask [B, L] of padding or None, and the layer's `is_causal`."""
-    assert attention_mask is None or attention_mask.dim() == 2
-    key, value = (tensor.repeat_interleave(module.num_key_value_groups, 1) for tensor in (key, value))
-    length = query.shape[2]
-    seen = torch.ones(length, length, dtype=torch.bool)
-    seen = (seen.tril() if module.is_causal else seen)[None, None]
+def flash_kernel(query, key, value, attention_mask, *, query_length, is_causal, softmax_scale, **options):
+    """What the kernels of flash attention do, slowly: [B, L, heads, D], a mask [B, L] of padding or None, causal or not."""
+    assert attention_mask is None or attention_mask.shape == key.shape[:2]
+    assert options["sliding_window"] is None
+    groups = query.shape[2] // key.shape[2]
+    key, value = (tensor.repeat_interleave(groups, 2) for tensor in (key, value))
+    seen = torch.ones(query_length, query_length, dtype=torch.bool)
+    seen = (seen.tril() if is_causal else seen)[None, None]
     if attention_mask is not None:
         seen = seen & attention_mask[:, None, None, :].bool()
-    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~seen, torch.finfo(query.dtype).min)
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+    scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * softmax_scale
+    weights = scores.masked_fill(~seen, torch.finfo(query.dtype).min).softmax(-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
-AttentionInterface.register("flash_contract", flash_contract)
-ATTENTION = ["eager", "sdpa", "flash_contract"]
+@pytest.fixture(autouse=True)
+def flash_without_a_gpu(monkeypatch):
+    """The kernel alone is replaced: what transformers hands to it is what it would get on a GPU."""
+    monkeypatch.setattr("transformers.integrations.flash_attention._flash_attention_forward", flash_kernel)
+
+
+ATTENTION = ["eager", "sdpa", "flash_attention_2"]
 
 
 def with_attention(name, **changed):
@@ -64,6 +72,20 @@ def test_a_future_token_moves_the_first_through_the_bidirectional_layers_alone(a
     moved = [(one - two)[0, first].abs().max().item() for one, two in zip(before, after, strict=True)]
     assert moved[: START + 1] == [0.0] * (START + 1)
     assert all(change > 1e-4 for change in moved[START + 1 :])
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_a_past_token_moves_the_last_through_every_layer(attention, padding):
+    model = with_attention(attention)
+    ids, mask, first = ids_and_mask(padding)
+    other = ids.clone()
+    other[0, first] = 3
+    with torch.inference_mode():
+        before, after = (model(found, mask, output_hidden_states=True).hidden_states for found in (ids, other))
+    moved = [(one - two)[0, first + 11].abs().max().item() for one, two in zip(before, after, strict=True)]
+    assert moved[0] == 0.0
+    assert all(change > 1e-4 for change in moved[1:])
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -130,6 +152,46 @@ def test_words_are_scored_by_their_rows_of_the_lm_head_alone():
     assert model(ids).label_logits is None
 
 
+class Shapes(TorchDispatchMode):
+    """Notes the shape of everything that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        several = found if isinstance(found, tuple | list) else [found]
+        self.seen |= {tuple(one.shape) for one in several if torch.is_tensor(one)}
+        return found
+
+
+def test_nothing_as_wide_as_the_vocabulary_is_computed_for_the_words():
+    model, (ids, _, _) = tiny_model(), ids_and_mask("none")
+    vocabulary, hidden = model.lm_head.weight.shape
+    with Shapes() as shapes, torch.inference_mode():
+        model(ids, label_ids=torch.tensor([40, 7, 300]))
+    wide = {shape for shape in shapes.seen if vocabulary in shape}
+    assert wide <= {(vocabulary, hidden), (hidden, vocabulary)}  # the weights themselves
+    assert (1, 12, 3) in shapes.seen
+
+
+@pytest.mark.parametrize(("attention", "square"), [("sdpa", False), ("eager", True)])
+def test_nothing_of_length_by_length_is_made_by_sdpa_without_padding_nor_with_it_on_the_right(attention, square):
+    ids = torch.arange(29)[None] + 5
+    right = torch.tensor([[1] * 25 + [0] * 4])
+    for mask in (None, torch.ones_like(right), right):
+        with Shapes() as shapes, torch.inference_mode():
+            with_attention(attention)(ids, mask)
+        assert any(shape[-2:] == (29, 29) for shape in shapes.seen) is square
+
+
+def test_it_does_not_generate_and_loses_nothing_without_a_dict():
+    model, (ids, _, _) = tiny_model(), ids_and_mask("none")
+    assert not model.can_generate()
+    assert torch.equal(model(ids, return_dict=False).bi_logits, model(ids).bi_logits)
+
+
 def test_a_model_needs_no_autograd_nor_cache():
     with torch.inference_mode():
         found = tiny_model()(torch.ones(1, 5, dtype=torch.long))
@@ -158,8 +220,10 @@ class TestConfiguration:
         with pytest.raises(ArgumentError, match=message):
             tiny_config(**changed)
 
-    def test_the_scheme_bio_has_three_tags(self):
-        model = tiny_model(bi_label_type="BIO")
+    def test_the_scheme_bio_has_three_tags_and_is_loaded_with_them(self, tmp_path):
+        tiny_model(bi_label_type="BIO").save_pretrained(tmp_path)
+        model = QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
+        assert model.config.bi_label_type == "BIO"
         assert model(torch.ones(1, 5, dtype=torch.long)).bi_logits.shape == (1, 5, 3)
 
     def test_token_weights_survive_json(self, tmp_path):
