@@ -1,6 +1,8 @@
 """The engine: the one path of a context, from documents to what is worth reading of them.
 
 documents ─► LongContext ─► units ─► windows ─► critic ─► Ledger ─► Scored ─► select ─► CompressedContext
+
+A critic that wants it reads the best units twice: once all windows are in the ledger, one more goes to the critic.
 """
 
 import asyncio

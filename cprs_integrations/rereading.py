@@ -30,13 +30,14 @@ def second_window(
         starts: [units] where each stands in the context.
         ends: [units] where it ends there.
         odds: [units] how good they are; -inf: not to be read.
-        size: tokens of the window, prompt included.
+        size: tokens of the window, prompt included; it grows for a long prompt, as windows of a first reading do.
     """
     best = [unit for unit in np.argsort(-odds, kind="stable")[:_MOST].tolist() if np.isfinite(odds[unit])]
     if len(best) < 2:
         return None
     places = [(unit, int(starts[unit]), int(ends[unit])) for unit in best]
     pieces: list[Piece] = []
+    size = min(critic.limits.longest, max(size, len(prompt.ids) + size // 2))
     room = size - len(prompt.ids)
     while places and room >= _LEAST:
         for piece in _pieces(critic, context, places[:_AT_ONCE], size):

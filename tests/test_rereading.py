@@ -72,6 +72,18 @@ def test_one_unit_is_nothing_to_compare():
     assert laid(KnownCritic({}), [""], 100) is None
 
 
+def test_a_long_question_leaves_room_for_the_best_units():
+    class Asked(KnownCritic):
+        def encode_prompt(self, instruction, query):
+            return np.arange(60, dtype=np.int32)
+
+    critic = Asked({})
+    scored = CPRSEngine(critic=Asked(SCORES, default=0.01)).score(CAPITALS, "q")
+    window = second_window(critic, scored.context, scored.prompt, scored.starts, scored.ends, scored.scores, 40)
+    assert len(scored.prompt.ids) + len(window.ids) <= 80
+    assert [piece.text[:9] for piece in window.pieces] == ["Paris is ", "The Danub"]
+
+
 def test_units_that_cannot_be_read_are_left_out():
     critic = KnownCritic({})
     context = LongContext.of(["Paris is here. Vienna is there. Rome is not."])

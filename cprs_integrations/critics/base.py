@@ -60,9 +60,9 @@ class Critic(Protocol):
         threshold: in [0, 1]; the score that a unit reaches if it is worth keeping when the user gives no bound.
         separator: token ids put between two documents in one window; may be empty.
 
-    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words;
-    `reach` (`cprs_integrations.tags.phrases`): how far a phrase goes on around its best words; and `reads_white_space`: True
-    hands it the white space between units too, for models that were trained on text as it stands.
+    A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words, and a
+    second reading; `reach` (`cprs_integrations.tags.phrases`): how far a phrase goes on around its best words; and
+    `reads_white_space`: True hands it the white space between units too, for models that were trained on text as it stands.
     """
 
     @property

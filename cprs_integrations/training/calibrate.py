@@ -2,9 +2,10 @@
 
 Uses the fiftieth of the training texts that is held out from training, each with other texts of its source around it. Two
 logistic regressions say how the critic's scores and shared words go together: one for units that the critic reads, one, of
-Chinese questions, for units that it cannot read. The default threshold is the one that compresses most of those that still
-keep a given share of the evidence. How much names count that lead from the best units to others is no matter of chance: the
-held-out questions need no second step. It is set beforehand, and the regression works around it.
+Chinese questions, for units that it cannot read; a third joins the second reading of the best units. The default threshold is
+the one that compresses most of those that still keep a given share of the evidence. How much names count that lead from the
+best units to others is no matter of chance: the held-out questions need no second step. It is set beforehand, and the
+regression works around it.
 """
 
 import argparse

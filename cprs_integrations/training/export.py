@@ -28,6 +28,8 @@ from cprs_integrations.training.model import MiniModel, Readings, kept_odds
 
 _SIMILARITY = 2.0  # weight of the predicted cosine in a unit's log-odds; see EXPERIMENTS.md
 _REACH = 0.05  # an answer cut short is none; see EXPERIMENTS.md
+SECOND = 320
+"""Tokens of the window of a second reading, as long as the longest that train it (`windows.WindowMaker`)."""
 _OPSET = 20  # the first with Gelu as one operator
 
 
@@ -62,7 +64,7 @@ def export(
     window: int = 256,
     longest: int = 512,
     margin: int = 24,
-    second: int = 320,
+    second: int = SECOND,
 ) -> None:
     """Write model.onnx, tokenizer.json and config.json, with their hashes, to the folder `out`; calibrate it then.
 

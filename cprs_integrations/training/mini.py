@@ -23,8 +23,9 @@ from tqdm.auto import tqdm
 from cprs_integrations.critics.tokenizing import plain_tokenizer
 from cprs_integrations.examples import read_examples, read_haystack
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings, kept_odds, mixed_precision
+from cprs_integrations.training.targets import IGNORED
 from cprs_integrations.training.teacher import teach
-from cprs_integrations.training.windows import GRANULARITIES, IGNORED, TrainingWindow, WindowMaker
+from cprs_integrations.training.windows import GRANULARITIES, TrainingWindow, WindowMaker
 
 Group = list[TrainingWindow]
 
@@ -46,7 +47,7 @@ class Recipe:
         asked_loss: weight of the loss of telling what the instruction asks for.
         words_loss: weight of the loss of the words that answer.
         companions: share of the questions that come with a second window, without evidence.
-        second: share of the questions whose window is that of a second reading.
+        second: share of the questions whose window is that of a second reading; 0: the critic will not read twice.
         emphasis: sources drawn so many times as often as others.
         seed: of the weights' and the windows' chance.
         taught: sources of short texts on which MiniLM teaches its cosines.

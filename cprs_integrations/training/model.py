@@ -30,7 +30,7 @@ class Readings(NamedTuple):
 
 def mixed_precision(device: str) -> torch.autocast:
     """Compute in bfloat16 where the device does so by itself: a CPU that has to emulate it is fourteen times slower with it."""
-    has_it = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_it = device != "cpu" or (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=has_it)
 
 

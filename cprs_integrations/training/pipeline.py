@@ -14,7 +14,7 @@ from pathlib import Path
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError, ModelError
 from cprs_integrations.training.calibrate import READ, UNREAD, calibrate
-from cprs_integrations.training.export import export, keep, load
+from cprs_integrations.training.export import SECOND, export, keep, load
 from cprs_integrations.training.mini import Recipe, load_tokenizer, train
 
 _MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -77,14 +77,17 @@ def make(
         raise ArgumentError(f"start: {start} is no file; give the checkpoint.pt of a run")
     minilm = minilm_folder()
     train(recipe, data, minilm, out, device, start, haystack, show_progress)
-    return finish(out / "checkpoint.pt", data, out / "model", recipe.shares)
+    second = SECOND if recipe.second else 0
+    return finish(out / "checkpoint.pt", data, out / "model", recipe.shares, second=second)
 
 
-def finish(checkpoint: Path, data: Path, out: Path, shares: dict[str, int], *, is_quantized: bool = True) -> str:
+def finish(
+    checkpoint: Path, data: Path, out: Path, shares: dict[str, int], *, is_quantized: bool = True, second: int = SECOND
+) -> str:
     """Export a checkpoint to the folder `out` and calibrate it there; return the report."""
     minilm = minilm_folder()
     model = load(checkpoint, minilm, load_tokenizer(minilm).token_to_id("[SEP]"))
-    export(model, minilm / "tokenizer.json", out, is_quantized=is_quantized)
+    export(model, minilm / "tokenizer.json", out, is_quantized=is_quantized, second=second)
     ours = {name: share for name, share in READ.items() if name in shares}
     foreign = {name: share for name, share in UNREAD.items() if (data / f"{name}.jsonl.gz").exists()}
     return calibrate(out, data, ours, foreign)

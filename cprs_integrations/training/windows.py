@@ -9,30 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from cprs_integrations.examples import Example, Marked, Spans
+from cprs_integrations.critics.base import O
+from cprs_integrations.examples import Example, Marked
 from cprs_integrations.instructions import DEFAULT
+from cprs_integrations.training import targets
 from cprs_integrations.training.synthetic import plant
+from cprs_integrations.training.targets import IGNORED, Encoded, Ints, encode
 from cprs_integrations.training.teacher import Teacher
 from cprs_integrations.training.wordings import ASKING, wording
 from cprs_integrations.units import segment
 
-IGNORED = -100
-B, I, O, E = range(4)
 GRANULARITIES = ("keyword", "sentence", "paragraph")
 _FIRST = 9.0  # more than any unit is like a question
 
-Ints = npt.NDArray[np.int32]
 Places = npt.NDArray[np.integer]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A document as tokens, with the unit of each."""
-
-    ids: Ints
-    starts: Ints
-    ends: Ints
-    units: Ints
 
 
 @dataclass(frozen=True)
@@ -198,7 +188,7 @@ class WindowMaker:
         """A stretch of documents that follow each other, around some evidence if there is any."""
         head = self._head(prompt)
         encoded = [self._encode(document.text) for document in documents]
-        sentences = [_sentences(tokens, document) for tokens, document in zip(encoded, documents, strict=True)]
+        sentences = [targets.sentences(tokens, document) for tokens, document in zip(encoded, documents, strict=True)]
         lengths = np.array([len(tokens.ids) for tokens in encoded])
         first = np.concatenate(([0], np.cumsum(lengths)))
         kept = np.flatnonzero(np.concatenate(sentences) != O)
@@ -237,7 +227,7 @@ class WindowMaker:
             if not len(tokens.ids):
                 continue
             borders = np.flatnonzero(np.diff(tokens.units, prepend=-1, append=-1))
-            marked = np.logical_or.reduceat(_sentences(tokens, document) != O, borders[:-1])
+            marked = np.logical_or.reduceat(targets.sentences(tokens, document) != O, borders[:-1])
             shared = self._shared(tokens, borders, wanted)
             cosines = teacher.cosines(index, document.text) if teacher else None
             like = shared if cosines is None else cosines + 0.5 * shared
@@ -300,7 +290,7 @@ class WindowMaker:
             found = teacher.cosines(index, document.text) if teacher else None
             units = tokens.units[low:high]
             cosines = np.full(high - low, np.nan) if found is None else found[units]
-            tags = (_sentences(tokens, document)[low:high], _words(tokens, document)[low:high])
+            tags = (targets.sentences(tokens, document)[low:high], targets.words(tokens, document)[low:high])
             write(tokens.ids[low:high], *tags, units - units[0] + known, cosines)
             known += int(units[-1] - units[0]) + 1
         show([self._separate])
@@ -337,22 +327,6 @@ def _joined(units: list[Stretch]) -> list[Stretch]:
     return found
 
 
-def encode(tokenizer: Tokenizer, text: str) -> Encoded:
-    """Tokenize a text unit by unit."""
-    units = list(segment(text))
-    found = tokenizer.encode_batch([text[unit.start : unit.end] for unit in units], add_special_tokens=False)
-    units, found = [unit for unit, tokens in zip(units, found, strict=True) if tokens.ids], [t for t in found if t.ids]
-    counts = [len(tokens.ids) for tokens in found]
-    bases = np.repeat(np.array([unit.start for unit in units], dtype=np.int32), counts)
-    offsets = np.array([offset for tokens in found for offset in tokens.offsets], dtype=np.int32).reshape(-1, 2)
-    return Encoded(
-        ids=np.array([token for tokens in found for token in tokens.ids], dtype=np.int32),
-        starts=offsets[:, 0] + bases,
-        ends=offsets[:, 1] + bases,
-        units=np.repeat(np.arange(len(units), dtype=np.int32), counts),
-    )
-
-
 _SMALL_WORDS = frozenset(
     "a an and are as at be been by can could did do does for from had has have how i in is it its many me much of on or the"
     " there these this to was were what when where which who whom whose why will with would".split()
@@ -363,37 +337,6 @@ def _typed(question: str) -> str:
     """Write a question as people type it into a search box."""
     words = [word for word in question.lower().rstrip("?. ").split() if word not in _SMALL_WORDS]
     return " ".join(words) if len(words) > 1 else question
-
-
-def _sentences(tokens: Encoded, document: Marked) -> Ints:
-    """BIOE of a document's units: each with evidence is one span."""
-    inside = _covered(tokens, document.evidence)
-    return _tags(np.isin(tokens.units, np.unique(tokens.units[inside])), tokens.units)
-
-
-def _words(tokens: Encoded, document: Marked) -> Ints:
-    """BIOE of a document's answers."""
-    inside = _covered(tokens, document.answers)
-    return _tags(inside, np.cumsum(np.diff(inside.astype(np.int32), prepend=0) == 1))
-
-
-def _tags(inside: npt.NDArray[np.bool_], groups: npt.NDArray[np.integer]) -> Ints:
-    """BIOE of the tokens that are inside; each group of them is one span, a single token a B."""
-    tags = np.full(len(inside), O, dtype=np.int32)
-    if not len(inside):
-        return tags
-    fresh = groups[1:] != groups[:-1]
-    tags[inside] = I
-    tags[inside & np.concatenate((fresh | ~inside[1:], [True]))] = E
-    tags[inside & np.concatenate(([True], fresh | ~inside[:-1]))] = B
-    return tags
-
-
-def _covered(tokens: Encoded, spans: Spans) -> npt.NDArray[np.bool_]:
-    inside = np.zeros(len(tokens.ids), dtype=np.bool_)
-    for start, end in spans:
-        inside |= (tokens.starts < end) & (tokens.ends > start)
-    return inside
 
 
 def _planted(example: Example, straw: str | None, rng: np.random.Generator) -> Example:

