@@ -14,7 +14,8 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from cprs_integrations.critics.base import B, E, I, Tokens, TokenScores
-from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
+from cprs_integrations.critics.tokenizing import plain_tokenizer
+from cprs_integrations.critics.wordpieces import WordPieces
 from cprs_integrations.errors import ArgumentError, ModelError
 from cprs_integrations.lexical import Blend, Blends, Floats, Joint
 from cprs_integrations.windows import Ints, Limits, Window
@@ -45,6 +46,7 @@ class MiniCritic:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
         self.session, self.tokenizer, self.config = session, tokenizer, config
+        self._word_pieces = WordPieces(tokenizer)
         self._threads = threads or _cores()
         self.threshold, self.reach = float(config["threshold"]), float(config["reach"])
         self._similarity = float(config["similarity"])
@@ -82,7 +84,7 @@ class MiniCritic:
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts one by one; "[SEP]" in a text is five plain characters."""
-        return tokenize(self.tokenizer, texts)
+        return self._word_pieces(texts)
 
     def encode_prompt(self, instruction: str, query: str) -> Ints:
         """Return the ids of `[CLS] instruction [SEP] query [SEP]`."""
