@@ -152,7 +152,7 @@ class CPRSEngine:
             One result an item, in order: the same, to the byte, as compressing them one by one.
         """
         Bounds(**selection)
-        jobs = [self._job(documents, query, instruction, granularity) for documents, query in items]
+        jobs = [self.job(documents, query, instruction=instruction, granularity=granularity) for documents, query in items]
         return [scored.select(**selection) for scored in self._run(jobs, show_progress)]
 
     def score(
@@ -166,7 +166,8 @@ class CPRSEngine:
         show_progress: bool = False,
     ) -> Scored:
         """Score a context once, to select from it as often as needed. Arguments and errors as in `compress`."""
-        (scored,) = self._run([self._job(documents, query, instruction, granularity, titles)], show_progress)
+        job = self.job(documents, query, instruction=instruction, granularity=granularity, titles=titles)
+        (scored,) = self._run([job], show_progress)
         return scored
 
     def count_tokens(self, text: str) -> int:
@@ -174,54 +175,70 @@ class CPRSEngine:
         count = sum(len(cut.tokens.ids) for cut in cuts(self.critic, [readable(text)]))
         return max(count, -(-utf8_length(text) // 4))
 
-    def _job(
+    def job(
         self,
         documents: Documents,
-        query: str | None,
-        instruction: str | None,
-        granularity: Granularity | None,
+        query: str | None = None,
+        *,
+        instruction: str | None = None,
+        granularity: Granularity | None = None,
         titles: Sequence[str | None] | None = None,
-    ) -> "_Job":
+    ) -> "Job":
+        """Make a context ready for `drive`, which many jobs can share. Arguments and errors as in `compress`."""
         check_granularity(granularity)
-        return _Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction, granularity), granularity)
+        return Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction, granularity), granularity)
+
+    def drive(self, sent: Iterable[tuple["Job", Window]]) -> Iterator[tuple["Job", Window]]:
+        """Send windows of any jobs through the critic, as one stream, and note its scores in their ledgers.
+
+        Args:
+            sent: windows with their jobs, those of a job in its own order. It may go on growing while it is read: the critic
+                reads as far ahead as it likes.
+
+        Yields:
+            Each pair once its scores are noted, in the order in which they were sent.
+
+        Raises:
+            CriticError: the critic failed, or its answers do not fit the windows.
+        """
+        name = type(self.critic).__name__
+        waiting: deque[tuple[Job, Window]] = deque()
+
+        def windows() -> Iterator[Window]:
+            for job, window in sent:
+                waiting.append((job, window))
+                yield window
+
+        answers = _answers(self.critic, windows())
+        while (scores := _next_answer(answers, name)) is not None:
+            if not waiting:
+                raise CriticError(f"{name} returned more answers than it got windows")
+            job, window = waiting.popleft()
+            job.ledger.add_scores(window, scores, name)
+            yield job, window
+        if waiting:
+            raise CriticError(f"{name} returned no answer for {len(waiting)} of its windows")
 
     def _prompt(self, query: str | None, instruction: str | None, granularity: Granularity | None) -> Prompt:
         check_question(query, instruction)
         asked = resolve(instruction, granularity)
         return Prompt(asked, query or "", self.critic.encode_prompt(readable(asked), readable(query or "")))
 
-    def _run(self, jobs: Sequence["_Job"], show_progress: bool) -> Iterator[Scored]:
+    def _run(self, jobs: Sequence["Job"], show_progress: bool) -> Iterator[Scored]:
         """Send the windows of all jobs through the critic; yield each job's scores as soon as they are there."""
-        name = type(self.critic).__name__
-        sent: deque[tuple[_Job, Window]] = deque()
-        finished = 0
-
-        def windows() -> Iterator[Window]:
-            for job in jobs:
-                for window in job.windows():
-                    sent.append((job, window))
-                    yield window
-
-        total = sum(len(job.context) for job in jobs)
+        finished, total = 0, sum(len(job.context) for job in jobs)
         with tqdm(total=total, unit="char", unit_scale=True, desc="compress", disable=not show_progress) as progress:
-            answers = _answers(self.critic, windows())
-            while (scores := _next_answer(answers, name)) is not None:
-                if not sent:
-                    raise CriticError(f"{name} returned more answers than it got windows")
-                job, window = sent.popleft()
-                job.ledger.add_scores(window, scores, name)
-                progress.update(sum(len(piece.text) for piece in window.pieces))
+            for _, window in self.drive((job, window) for job in jobs for window in job.windows()):
+                progress.update(window.characters)
                 while finished < len(jobs) and jobs[finished].is_complete:
                     yield jobs[finished].scored(self.count_tokens)
                     finished += 1
-        if sent:
-            raise CriticError(f"{name} returned no answer for {len(sent)} of its windows")
         for job in jobs[finished:]:
             yield job.scored(self.count_tokens)
 
 
-class _Job:
-    """One context with its question, on its way through the critic."""
+class Job:
+    """One context with its question, on its way through the critic: it gives windows, and is given their scores."""
 
     def __init__(self, critic: Critic, context: LongContext, prompt: Prompt, granularity: Granularity | None) -> None:
         self.critic, self.context, self.prompt, self.granularity = critic, context, prompt, granularity
@@ -235,9 +252,11 @@ class _Job:
 
     @property
     def is_complete(self) -> bool:
+        """Whether all its windows have their scores."""
         return self._is_cut and self.ledger.windows == self._sent
 
     def windows(self) -> Iterator[Window]:
+        """Cut the context into windows, one by one as they are asked for."""
         self._began = began = time.perf_counter()
         windows = pack(self._pieces(), self.prompt, self.room, self.critic.limits.margin, self.critic.separator)
         for window in windows:
@@ -286,6 +305,11 @@ class _Job:
         return self.ledger.reread(settled, window, scores, name)
 
     def scored(self, count_tokens: TokenCounter) -> Scored:
+        """Close the ledger of a complete job, after a second reading if the critic wants one.
+
+        Raises:
+            CriticError: the second reading failed.
+        """
         settled = self._read_again(self.ledger.settle(self.context))
         seconds = {"segment": self._segment_seconds, "score": time.perf_counter() - self._began}
         return Scored.of(

@@ -141,24 +141,24 @@ class Ledger:
         self.token_ends.extend(tokens.ends + shift, len(tokens.ids))
 
     def add_scores(self, window: Window, scores: TokenScores, critic: str) -> None:
-        """Note the scores of a window.
+        """Note the scores of a window: all of them, or none if there is something wrong with them.
 
         Raises:
             CriticError: they are not what `Answer.of` takes, or `asked` is not what three things are likely to be asked for.
         """
         answer, count = Answer.of(window, scores, critic), len(window.rows)
+        if scores.words is not None and (np.shape(scores.words) != (count,) or not np.isfinite(scores.words).all()):
+            raise CriticError(f"{critic} returned `words` {scores.words!r} for {count} tokens, not log-odds of each")
+        if scores.asked is not None and np.shape(scores.asked) != (len(_GRANULARITIES),):
+            raise CriticError(f"{critic} returned `asked` of shape {np.shape(scores.asked)}, not {(len(_GRANULARITIES),)}")
         self.odds.extend(answer.odds, count)
         self.begin.extend(answer.begin, count)
         if scores.words is not None:
-            if np.shape(scores.words) != (count,) or not np.isfinite(scores.words).all():
-                raise CriticError(f"{critic} returned `words` {scores.words!r} for {count} tokens, not log-odds of each")
             self.words.extend(np.clip(scores.words, -_FARTHEST, _FARTHEST), count)
         if scores.label is not None:
             self.labels = scores.labels
             self.label.extend(scores.label, count)
         if scores.asked is not None:
-            if np.shape(scores.asked) != (len(_GRANULARITIES),):
-                raise CriticError(f"{critic} returned `asked` of shape {np.shape(scores.asked)}, not {(len(_GRANULARITIES),)}")
             self._asked = scores.asked + (self._asked if self._asked is not None else 0.0)
         sums = answer.units * np.diff(window.borders)
         for piece, total in zip(window.pieces, sums.tolist(), strict=True):

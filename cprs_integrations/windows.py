@@ -62,6 +62,11 @@ class Window:
     pieces: tuple[Piece, ...]
     borders: Ints
 
+    @property
+    def characters(self) -> int:
+        """Characters that are scored here."""
+        return sum(len(piece.text) for piece in self.pieces)
+
 
 @dataclass(frozen=True)
 class Limits:
