@@ -42,6 +42,9 @@ class CPRSOptions(BaseModel):
     max_ratio: float | None = Field(None, strict=True, description="Upper bound of kept to all characters, in (0, 1].")
     max_tokens: int | None = Field(None, strict=True, description="Upper bound of kept tokens over all documents.")
     protect: list[str] = Field(default_factory=list, description="Regular expressions whose matches are kept first.")
+    prefilter: float | None = Field(
+        None, strict=True, description="Share of windows to read, by the query's words, in (0, 1]; None: all."
+    )
     on_error: Literal["raise", "passthrough"] = Field(
         "raise", description='"passthrough": if compression fails, return the originals with a warning.'
     )
@@ -110,6 +113,7 @@ class CPRSOptions(BaseModel):
             "max_tokens": self.max_tokens,
             "token_counter": self.token_counter,
             "protect": self.protect,
+            "prefilter": self.prefilter,
         }
 
     def _compressed(self, request: dict[str, Any]) -> CompressedContext | str:

@@ -54,6 +54,9 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
         max_ratio: Annotated[float | None, typer.Option(help="Keep at most this share of the characters.")] = None,
         max_tokens: Annotated[int | None, typer.Option(help="Keep at most this many tokens.")] = None,
         protect: Annotated[list[str] | None, typer.Option(help="Regular expression to keep first; repeatable.")] = None,
+        prefilter: Annotated[
+            float | None, typer.Option(help="Read only this share of long texts, by the query's words.")
+        ] = None,
         critic: Annotated[str | None, typer.Option(help="Folder of a critic; default: the one that ships.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print text, spans and statistics as JSON.")] = False,
         html: Annotated[Path | None, typer.Option(help="Write a highlighted view to this file.")] = None,
@@ -74,6 +77,7 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
                 max_ratio=max_ratio,
                 max_tokens=max_tokens,
                 protect=protect or (),
+                prefilter=prefilter,
                 show_progress=progress,
             )
             if html is not None:

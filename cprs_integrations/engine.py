@@ -24,6 +24,7 @@ from cprs_integrations.errors import ArgumentError, CPRSError, CriticError
 from cprs_integrations.instructions import Granularity, check_question, resolve
 from cprs_integrations.ledger import Ledger, Settled
 from cprs_integrations.lexical import Blends
+from cprs_integrations.prefilter import check_prefilter, worth_reading
 from cprs_integrations.rereading import second_window
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.scored import Scored
@@ -92,6 +93,7 @@ class CPRSEngine:
         token_counter: TokenCounter | None = None,
         titles: Sequence[str | None] | None = None,
         protect: Sequence[str | re.Pattern[str]] = (),
+        prefilter: float | None = None,
         show_progress: bool = False,
     ) -> CompressedContext:
         """Keep of some documents what helps with a query.
@@ -112,6 +114,8 @@ class CPRSEngine:
             token_counter: counts the tokens of a text; None: the critic's tokens, but at least one for four bytes.
             titles: one a document, read by the critic as context, never part of the text.
             protect: regular expressions whose matches are kept first, whole or not at all, inside the bounds.
+            prefilter: share of the windows that the critic reads, in (0, 1]: those that share most with the query's words
+                (`prefilter.worth_reading`), for contexts that are too long to be read whole; None: all are read.
             show_progress: show a progress bar.
 
         Raises:
@@ -120,7 +124,13 @@ class CPRSEngine:
         """
         Bounds(threshold, max_ratio, max_tokens, protect, token_counter)
         scored = self.score(
-            documents, query, instruction=instruction, granularity=granularity, titles=titles, show_progress=show_progress
+            documents,
+            query,
+            instruction=instruction,
+            granularity=granularity,
+            titles=titles,
+            prefilter=prefilter,
+            show_progress=show_progress,
         )
         return scored.select(
             threshold=threshold, max_ratio=max_ratio, max_tokens=max_tokens, token_counter=token_counter, protect=protect
@@ -136,6 +146,7 @@ class CPRSEngine:
         *,
         instruction: str | None = None,
         granularity: Granularity | None = None,
+        prefilter: float | None = None,
         show_progress: bool = False,
         **selection: Any,
     ) -> list[CompressedContext]:
@@ -145,6 +156,7 @@ class CPRSEngine:
             items: pairs of documents and query.
             instruction: as in `compress`, for all items.
             granularity: as in `compress`, for all items.
+            prefilter: as in `compress`, for all items.
             show_progress: show one progress bar for all.
             **selection: the other arguments of `Scored.select`, for all items.
 
@@ -152,7 +164,8 @@ class CPRSEngine:
             One result an item, in order: the same, to the byte, as compressing them one by one.
         """
         Bounds(**selection)
-        jobs = [self.job(documents, query, instruction=instruction, granularity=granularity) for documents, query in items]
+        asked: dict[str, Any] = {"instruction": instruction, "granularity": granularity, "prefilter": prefilter}
+        jobs = [self.job(documents, query, **asked) for documents, query in items]
         return [scored.select(**selection) for scored in self._run(jobs, show_progress)]
 
     def score(
@@ -163,10 +176,11 @@ class CPRSEngine:
         instruction: str | None = None,
         granularity: Granularity | None = None,
         titles: Sequence[str | None] | None = None,
+        prefilter: float | None = None,
         show_progress: bool = False,
     ) -> Scored:
         """Score a context once, to select from it as often as needed. Arguments and errors as in `compress`."""
-        job = self.job(documents, query, instruction=instruction, granularity=granularity, titles=titles)
+        job = self.job(documents, query, instruction=instruction, granularity=granularity, titles=titles, prefilter=prefilter)
         (scored,) = self._run([job], show_progress)
         return scored
 
@@ -183,10 +197,13 @@ class CPRSEngine:
         instruction: str | None = None,
         granularity: Granularity | None = None,
         titles: Sequence[str | None] | None = None,
+        prefilter: float | None = None,
     ) -> "Job":
         """Make a context ready for `drive`, which many jobs can share. Arguments and errors as in `compress`."""
         check_granularity(granularity)
-        return Job(self.critic, LongContext.of(documents, titles), self._prompt(query, instruction, granularity), granularity)
+        check_prefilter(prefilter, query)
+        prompt = self._prompt(query, instruction, granularity)
+        return Job(self.critic, LongContext.of(documents, titles), prompt, granularity, prefilter)
 
     def drive(self, sent: Iterable[tuple["Job", Window]]) -> Iterator[tuple["Job", Window]]:
         """Send windows of any jobs through the critic, as one stream, and note its scores in their ledgers.
@@ -233,6 +250,7 @@ class CPRSEngine:
                 while finished < len(jobs) and jobs[finished].is_complete:
                     yield jobs[finished].scored(self.count_tokens)
                     finished += 1
+            progress.update(total - progress.n)  # what was not read
         for job in jobs[finished:]:
             yield job.scored(self.count_tokens)
 
@@ -240,10 +258,18 @@ class CPRSEngine:
 class Job:
     """One context with its question, on its way through the critic: it gives windows, and is given their scores."""
 
-    def __init__(self, critic: Critic, context: LongContext, prompt: Prompt, granularity: Granularity | None) -> None:
+    def __init__(
+        self,
+        critic: Critic,
+        context: LongContext,
+        prompt: Prompt,
+        granularity: Granularity | None,
+        prefilter: float | None = None,
+    ) -> None:
         self.critic, self.context, self.prompt, self.granularity = critic, context, prompt, granularity
+        self.prefilter = prefilter
         # without a query its words stand in the instruction; most critics need no blend, so the protocol asks for none
-        self.ledger = Ledger(prompt.query.strip() or prompt.instruction, getattr(critic, "blends", None))
+        self.ledger = Ledger(prompt.query.strip() or prompt.instruction, getattr(critic, "blends", None), prefilter is not None)
         self.room = critic.limits.room(prompt)
         self._sent = 0
         self._is_cut = False
@@ -258,21 +284,37 @@ class Job:
     def windows(self) -> Iterator[Window]:
         """Cut the context into windows, one by one as they are asked for."""
         self._began = began = time.perf_counter()
-        windows = pack(self._pieces(), self.prompt, self.room, self.critic.limits.margin, self.critic.separator)
-        for window in windows:
+        windows = self._pack(self._pieces())
+        for window in windows if self.prefilter is None else self._worth_reading(windows, self.prefilter):
             self._sent += 1
             self._segment_seconds += time.perf_counter() - began
             yield window
             began = time.perf_counter()
         self._is_cut = True
 
-    def _pieces(self) -> Iterator[Piece]:
-        """Cut the documents into units, tokenize these in batches, and write both into the ledger."""
+    def _pack(self, pieces: Iterator[Piece]) -> Iterator[Window]:
+        return pack(pieces, self.prompt, self.room, self.critic.limits.margin, self.critic.separator)
+
+    def _worth_reading(self, windows: Iterator[Window], share: float) -> Iterator[Window]:
+        """Cut the whole context first, then once more, giving only the windows that share most with the query."""
+        outline = [(window.pieces[0].unit, window.pieces[-1].unit, len(window.rows)) for window in windows]
+        firsts, lasts, sizes = np.array(outline, dtype=np.int64).reshape(-1, 3).T
+        is_read = worth_reading(self.ledger.shared, firsts, lasts, sizes, share)
+        for window, is_it in zip(self._pack(self._pieces(is_noted=True)), is_read.tolist(), strict=True):
+            if is_it:
+                yield window
+            else:
+                self.ledger.skip(window)
+
+    def _pieces(self, is_noted: bool = False) -> Iterator[Piece]:
+        """Cut the documents into units, tokenize these in batches, and write both into the ledger, unless that is done."""
+        first = 0
         for cut in cuts(self.critic, map(readable, self.context.documents)):
-            first = self.ledger.starts.length
-            bases = [self.context.starts[document] for document in cut.documents]
-            self.ledger.add_units(cut.documents, bases, cut.units, cut.texts, cut.tokens)
+            if not is_noted:
+                bases = [self.context.starts[document] for document in cut.documents]
+                self.ledger.add_units(cut.documents, bases, cut.units, cut.texts, cut.tokens)
             yield from self._cut_pieces(cut, first, titles(self.critic, self.context, cut.documents, self.room))
+            first += len(cut.units)
 
     def _cut_pieces(self, cut: Cut, first: int, titles: dict[int, Ints]) -> Iterator[Piece]:
         tokens, ends = cut.tokens, np.cumsum(cut.tokens.counts).tolist()

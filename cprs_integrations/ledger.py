@@ -92,10 +92,12 @@ class Ledger:
     Args:
         query: whose words are counted in the units, if the critic's scores are to be blended with them.
         blends: how; None leaves the critic's scores as they are.
+        is_counted: whether to count the query's words even if nothing is blended.
     """
 
-    def __init__(self, query: str = "", blends: Blends | None = None) -> None:
-        self._query, self._blends, self._shared = query, blends, SharedWords(query)
+    def __init__(self, query: str = "", blends: Blends | None = None, is_counted: bool = False) -> None:
+        self._query, self._blends, self.shared = query, blends, SharedWords(query)
+        self._is_counted = is_counted or blends is not None
         self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)
@@ -105,6 +107,7 @@ class Ledger:
         self.windows = 0
         self._asked: Floats | None = None
         self._sums = Growing(np.float64)
+        self.skipped = 0
 
     @property
     def is_read(self) -> npt.NDArray[np.bool_]:
@@ -124,8 +127,9 @@ class Ledger:
             texts: their texts.
             tokens: those of all units; none is without.
         """
+        if self._is_counted:
+            self.shared.add(texts)
         if self._blends:
-            self._shared.add(texts)
             self._is_read.extend([is_latin(text) for text in texts], len(texts))
         count, places = len(units), np.array(units, dtype=np.int32).reshape(-1, 3)
         places[:, :2] += np.array(bases, dtype=np.int32)[:, None]
@@ -151,13 +155,9 @@ class Ledger:
             raise CriticError(f"{critic} returned `words` {scores.words!r} for {count} tokens, not log-odds of each")
         if scores.asked is not None and np.shape(scores.asked) != (len(_GRANULARITIES),):
             raise CriticError(f"{critic} returned `asked` of shape {np.shape(scores.asked)}, not {(len(_GRANULARITIES),)}")
-        self.odds.extend(answer.odds, count)
-        self.begin.extend(answer.begin, count)
-        if scores.words is not None:
-            self.words.extend(np.clip(scores.words, -_FARTHEST, _FARTHEST), count)
+        self._write(window.start, count, answer.odds, answer.begin, scores.words, scores.label)
         if scores.label is not None:
             self.labels = scores.labels
-            self.label.extend(scores.label, count)
         if scores.asked is not None:
             self._asked = scores.asked + (self._asked if self._asked is not None else 0.0)
         sums = answer.units * np.diff(window.borders)
@@ -165,8 +165,33 @@ class Ledger:
             self._sums.array[piece.unit] += total
         self.windows += 1
 
+    def _write(
+        self, start: int, count: int, odds: Floats, begin: Floats, words: Floats | None, label: npt.ArrayLike | None
+    ) -> None:
+        """Write down what is known of tokens; those before them that nobody has read count as not worth keeping."""
+        words = None if words is None else np.clip(words, -_FARTHEST, _FARTHEST)
+        columns = (
+            (self.odds, odds, -_FARTHEST),
+            (self.begin, begin, 0),
+            (self.words, words, -_FARTHEST),
+            (self.label, label, 0),
+        )
+        for column, values, unread in columns:
+            if values is not None:
+                column.extend(unread, start - column.length)
+                column.extend(values, count)
+
+    def skip(self, window: Window) -> None:
+        """Note that the critic does not read a window: nothing in it is worth keeping, as far as the critic can tell."""
+        for piece in window.pieces:
+            self._sums.array[piece.unit] -= _FARTHEST * len(piece.ids)
+        self.skipped += 1
+
     def settle(self, context: LongContext) -> Settled:
         """Blend the critic's scores with shared words and names, once all are there."""
+        for column, rest in ((self.odds, -_FARTHEST), (self.begin, 0.0), (self.words, -_FARTHEST), (self.label, 0.0)):
+            if column.length:
+                column.extend(rest, self.token_starts.length - column.length)
         borders = np.append(self.borders.array[: self.borders.length], self.token_starts.length)
         sizes, odds = np.diff(borders), self.odds.array[: self.odds.length]
         means = self._sums.array[: self._sums.length] / np.maximum(sizes, 1)
@@ -174,7 +199,7 @@ class Ledger:
         if self._blends is None or not len(sizes):
             return Settled(means, marked, 0)
         is_read = self.is_read
-        shares, documents = self._shared.shares(sizes), self.documents.array[: self.documents.length]
+        shares, documents = self.shared.shares(sizes), self.documents.array[: self.documents.length]
         read, unread = self._blends.read, self._blends.unread
         known = np.where(is_read, means, -_FARTHEST)
         blended = np.where(is_read, read(known, shares, documents), unread(known, shares, documents))

@@ -126,15 +126,35 @@ class SharedWords:
         Args:
             sizes: [units] their lengths, in any measure.
         """
-        if not self._cells.length:
-            return np.zeros(self._units, np.float32)
-        units, terms = np.divmod(self._cells.array[: self._cells.length], len(self._terms))
-        counts = self._counts.array[: self._cells.length]
+        units, terms, counts = self._found()
+        return self._bm25(units, terms, counts, sizes)
+
+    def shares_of_groups(self, sizes: npt.NDArray[np.integer], firsts: Places) -> npt.NDArray[np.float32]:
+        """Return the same for groups of units that follow each other.
+
+        Args:
+            sizes: [groups] their lengths, in any measure.
+            firsts: [groups] the first unit of each.
+        """
+        units, terms, counts = self._found()
+        cells = (np.searchsorted(firsts, units, side="right") - 1) * max(len(self._terms), 1) + terms
+        cells, places = np.unique(cells, return_inverse=True)
+        groups, terms = np.divmod(cells, max(len(self._terms), 1))
+        return self._bm25(groups, terms, np.bincount(places, counts), sizes)
+
+    def _found(self) -> tuple[Places, Places, Places]:
+        """Units and terms of what was found, and how often."""
+        units, terms = np.divmod(self._cells.array[: self._cells.length], max(len(self._terms), 1))
+        return units, terms, self._counts.array[: self._cells.length]
+
+    def _bm25(self, places: Places, terms: Places, counts: Floats | Places, sizes: Places) -> npt.NDArray[np.float32]:
+        if not len(places):
+            return np.zeros(len(sizes), np.float32)
         holding = np.bincount(terms, minlength=len(self._terms))
-        rarity = np.log1p((self._units - holding + 0.5) / (holding + 0.5))
+        rarity = np.log1p((len(sizes) - holding + 0.5) / (holding + 0.5))
         length = _SATURATION * (1 - _LENGTH + _LENGTH * sizes / sizes.mean())
-        worth = rarity[terms] * counts * (_SATURATION + 1) / (counts + length[units])
-        shares: npt.NDArray[np.float32] = (np.bincount(units, worth, self._units) / rarity.sum()).astype(np.float32)
+        worth = rarity[terms] * counts * (_SATURATION + 1) / (counts + length[places])
+        shares: npt.NDArray[np.float32] = (np.bincount(places, worth, len(sizes)) / rarity.sum()).astype(np.float32)
         return shares
 
 

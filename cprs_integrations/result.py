@@ -64,6 +64,7 @@ class Stats:
         original_chars, kept_chars: characters of the documents, and of the text that is returned.
         original_tokens, kept_tokens: the same in tokens of the token counter.
         windows: how many windows the critic read.
+        skipped_windows: how many a prefilter left unread.
         unread_units: units of a script that the critic cannot read: characters shared with the query alone decided on them.
         seconds: by step: "score" (with "segment", the part of it spent on units and tokens) and "select".
         left_out: protected matches, or the best unit, that did not fit the bounds.
@@ -74,6 +75,7 @@ class Stats:
     original_tokens: int
     kept_tokens: int
     windows: int
+    skipped_windows: int = 0
     unread_units: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()

@@ -67,6 +67,7 @@ class Scored:
     words: npt.NDArray[np.float16] | None = None
     labels: tuple[str, ...] = ()
     label: npt.NDArray[np.int16] | None = None
+    skipped: int = 0
 
     @classmethod
     def of(cls, ledger: Ledger, settled: Settled, **known: Any) -> "Scored":
@@ -86,6 +87,7 @@ class Scored:
             odds=ledger.odds.finish(),
             begin=ledger.begin.finish(),
             windows=ledger.windows,
+            skipped=ledger.skipped,
             marked=settled.marked,
             unread=settled.unread,
             words=ledger.words.finish() if ledger.words.length else None,
@@ -124,6 +126,7 @@ class Scored:
             original_tokens=self._original_tokens(token_counter),
             kept_tokens=count_tokens(text),
             windows=self.windows,
+            skipped_windows=self.skipped,
             unread_units=self.unread,
             seconds={**self.seconds, "select": time.perf_counter() - began},
             left_out=chosen.left_out,

@@ -54,6 +54,7 @@ class Window:
         rows: the places in `ids` of the tokens that are scored here: `ids[rows]` are consecutive tokens of the context.
         pieces: the scored units or parts of units, in order.
         borders: where each piece begins among `rows`; one more for the end of the last.
+        start: the number of its first scored token in the whole context.
     """
 
     prompt: Prompt
@@ -61,6 +62,7 @@ class Window:
     rows: npt.NDArray[np.intp]
     pieces: tuple[Piece, ...]
     borders: Ints
+    start: int = 0
 
     @property
     def characters(self) -> int:
@@ -101,8 +103,8 @@ class Limits:
 class _Draft:
     """A window in the making: filled with pieces, then with the context after them."""
 
-    def __init__(self, room: int, margin: int, separator: Ints) -> None:
-        self.room, self.margin, self.separator = room, margin, separator
+    def __init__(self, room: int, margin: int, separator: Ints, start: int) -> None:
+        self.room, self.margin, self.separator, self.start = room, margin, separator, start
         self.parts: list[Ints] = []
         self.length = self.document = 0
         self.pieces: list[Piece] = []
@@ -147,6 +149,7 @@ class _Draft:
             rows=np.concatenate(self.rows),
             pieces=tuple(self.pieces),
             borders=np.cumsum([0, *(len(piece.ids) for piece in self.pieces)], dtype=np.int32),
+            start=self.start,
         )
 
 
@@ -172,7 +175,7 @@ def pack(pieces: Iterable[Piece], prompt: Prompt, room: int, margin: int, separa
     """
     waiting: list[_Draft] = []
     before = NO_TOKENS
-    document = -1
+    document, start = -1, 0
     for piece in pieces:
         if piece.document != document:
             before, document = NO_TOKENS, piece.document
@@ -183,8 +186,9 @@ def pack(pieces: Iterable[Piece], prompt: Prompt, room: int, margin: int, separa
             if waiting and not waiting[-1].closed:
                 waiting[-1].closed = True
                 waiting[-1].show_after(piece)
-            waiting.append(_Draft(room, margin, separator))
+            waiting.append(_Draft(room, margin, separator, start))
             waiting[-1].take(piece, before)
+        start += len(piece.ids)
         while waiting[0].done:
             yield waiting.pop(0).window(prompt)
         before = np.concatenate((before, piece.ids))[-margin:] if margin else NO_TOKENS
