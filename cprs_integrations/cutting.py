@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cprs_integrations.caching import DocumentCache, Part
 from cprs_integrations.context import LongContext, readable
 from cprs_integrations.critics.base import Critic, Tokens
 from cprs_integrations.units import Unit, segment
@@ -32,10 +33,24 @@ class Cut:
     tokens: Tokens
 
 
-def cuts(critic: Critic, documents: Iterable[str]) -> Iterator[Cut]:
-    """Cut documents into units and tokenize these, a batch at a time: short documents share one."""
+def cuts(critic: Critic, documents: Iterable[str], cache: DocumentCache | None = None) -> Iterator[Cut]:
+    """Cut documents into units and tokenize these, a batch at a time: short documents share one, unless a cache keeps each."""
+    if cache is None:
+        yield from _fresh(critic, enumerate(documents))
+        return
+    for number, text in enumerate(documents):
+        parts: Iterable[Part] | None = cache.get(critic, text)
+        if parts is None:
+            made = (Part.of(cut.units, cut.tokens) for cut in _fresh(critic, [(0, text)]))
+            parts = cache.recorded(critic, text, made)
+        for part in parts:
+            units = part.units
+            yield Cut([number] * len(units), units, [text[unit.start : unit.end] for unit in units], part.tokens)
+
+
+def _fresh(critic: Critic, documents: Iterable[tuple[int, str]]) -> Iterator[Cut]:
     reads_white_space, read = getattr(critic, "reads_white_space", False), (-1, 0)
-    for batch in _batches((number, unit, text) for number, text in enumerate(documents) for unit in segment(text)):
+    for batch in _batches((number, unit, text) for number, text in documents for unit in segment(text)):
         numbers, units, sources = map(list, zip(*batch, strict=True))
         texts = [text[unit.start : unit.end] for unit, text in zip(units, sources, strict=True)]
         if reads_white_space:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
+from cprs_integrations.caching import DocumentCache
 from cprs_integrations.context import LongContext, readable, utf8_length
 from cprs_integrations.critics import load_critic
 from cprs_integrations.critics.base import Critic
@@ -54,12 +55,14 @@ class CPRSEngine:
 
     Args:
         critic: any object with the `Critic` protocol; None is the critic that ships with the package.
+        cache: remembers the units and tokens of documents for the next question about them (`caching.DocumentCache`).
     """
 
-    def __init__(self, critic: Critic | None = None) -> None:
+    def __init__(self, critic: Critic | None = None, cache: DocumentCache | None = None) -> None:
         if critic is not None and not isinstance(critic, Critic):
             raise ArgumentError(f"critic must have the Critic protocol (cprs_integrations.critics.base), not {critic!r}")
         self.critic: Critic = load_critic() if critic is None else critic
+        self.cache = cache
 
     @classmethod
     def from_pretrained(
@@ -203,7 +206,7 @@ class CPRSEngine:
         check_granularity(granularity)
         check_prefilter(prefilter, query)
         prompt = self._prompt(query, instruction, granularity)
-        return Job(self.critic, LongContext.of(documents, titles), prompt, granularity, prefilter)
+        return Job(self.critic, LongContext.of(documents, titles), prompt, granularity, prefilter, self.cache)
 
     def drive(self, sent: Iterable[tuple["Job", Window]]) -> Iterator[tuple["Job", Window]]:
         """Send windows of any jobs through the critic, as one stream, and note its scores in their ledgers.
@@ -265,9 +268,10 @@ class Job:
         prompt: Prompt,
         granularity: Granularity | None,
         prefilter: float | None = None,
+        cache: DocumentCache | None = None,
     ) -> None:
         self.critic, self.context, self.prompt, self.granularity = critic, context, prompt, granularity
-        self.prefilter = prefilter
+        self.prefilter, self.cache = prefilter, cache
         # without a query its words stand in the instruction; most critics need no blend, so the protocol asks for none
         self.ledger = Ledger(prompt.query.strip() or prompt.instruction, getattr(critic, "blends", None), prefilter is not None)
         self.room = critic.limits.room(prompt)
@@ -309,7 +313,7 @@ class Job:
     def _pieces(self, is_noted: bool = False) -> Iterator[Piece]:
         """Cut the documents into units, tokenize these in batches, and write both into the ledger, unless that is done."""
         first = 0
-        for cut in cuts(self.critic, map(readable, self.context.documents)):
+        for cut in cuts(self.critic, map(readable, self.context.documents), self.cache):
             if not is_noted:
                 bases = [self.context.starts[document] for document in cut.documents]
                 self.ledger.add_units(cut.documents, bases, cut.units, cut.texts, cut.tokens)

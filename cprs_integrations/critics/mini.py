@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
@@ -47,7 +48,7 @@ class MiniCritic:
             raise ArgumentError(f"threads must be a whole number from 1, or None, not {threads!r}")
         self.session, self.tokenizer, self.config = session, tokenizer, config
         self._word_pieces = WordPieces(tokenizer)
-        self._threads = threads or _cores()
+        self.threads = threads or _cores()
         self.threshold, self.reach = float(config["threshold"]), float(config["reach"])
         self._similarity = float(config["similarity"])
         blends = config["blends"]
@@ -95,24 +96,26 @@ class MiniCritic:
 
     def score(self, windows: Iterable[Window]) -> Iterator[TokenScores]:
         """Score windows in parallel, in order, reading only a few ahead."""
-        with ThreadPoolExecutor(self._threads, "cprs-mini") as pool:
+        with ThreadPoolExecutor(self.threads, "cprs-mini") as pool:
             running: deque[Future[TokenScores]] = deque()
             try:
                 for window in windows:
                     running.append(pool.submit(self.score_window, window))
-                    if len(running) >= _AHEAD * self._threads:
+                    if len(running) >= _AHEAD * self.threads:
                         yield running.popleft().result()
                 while running:
                     yield running.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def row(self, window: Window) -> npt.NDArray[np.int64]:
+        """What the network reads of a window: [1, tokens], the prompt's first."""
+        return np.concatenate((window.prompt.ids, window.ids, self.separator)).astype(np.int64)[None]
+
     def score_window(self, window: Window) -> TokenScores:
         """Score one window, in the thread that calls."""
-        prompt = window.prompt.ids
-        ids = np.concatenate((prompt, window.ids, self.separator)).astype(np.int64)
-        bioe, kept, words, similar, asked = self.session.run(_OUTPUTS, {"ids": ids[None]})
-        rows, sizes = len(prompt) + window.rows, np.diff(window.borders)
+        bioe, kept, words, similar, asked = self.session.run(_OUTPUTS, {"ids": self.row(window)})
+        rows, sizes = len(window.prompt.ids) + window.rows, np.diff(window.borders)
         gain = self._similarity * np.add.reduceat(similar[0, rows], window.borders[:-1]) / sizes
         units = np.add.reduceat(kept[0, rows], window.borders[:-1]) / sizes + gain
         tags = _raised(bioe[0, rows], np.repeat(gain, sizes))
