@@ -6,7 +6,7 @@ DATA ?=
 GOLDENS ?=
 ITEMS ?= 500
 
-.PHONY: demo test lint bare data-test golden-test bench clean
+.PHONY: demo test lint bare browser-test data-test golden-test bench clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
@@ -22,6 +22,10 @@ lint: .venv/dev
 # the wheel alone, in an empty environment
 bare: .venv/dev
 	$(BIN)/python tests/bare/check.py
+
+# the playground in Chromium, from Debian's package chromium or wherever it is on the path
+browser-test: .venv/dev
+	$(BIN)/python -m pytest tests/browser -m browser
 
 # what needs the evaluation data: make data-test DATA=folder
 data-test: .venv/dev

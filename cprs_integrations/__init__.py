@@ -3,6 +3,7 @@
 from cprs_integrations.engine import CPRSEngine, Engine
 from cprs_integrations.errors import CPRSError
 from cprs_integrations.instructions import INSTRUCTIONS
+from cprs_integrations.remote import RemoteEngine
 from cprs_integrations.result import CompressedContext, CompressedDocument, Span, Stats
 from cprs_integrations.scored import Scored
 
@@ -13,6 +14,7 @@ __all__ = [
     "CompressedContext",
     "CompressedDocument",
     "Engine",
+    "RemoteEngine",
     "Scored",
     "Span",
     "Stats",

@@ -5,6 +5,7 @@ Needs pydantic, which comes with either framework.
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,11 +14,18 @@ from cprs_integrations.critics import load_critic
 from cprs_integrations.engine import CPRSEngine, Engine
 from cprs_integrations.errors import ArgumentError, CPRSError
 from cprs_integrations.instructions import Granularity, check_question
+from cprs_integrations.remote import RemoteEngine
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.selection import Bounds
 
 KEY = "cprs"
 """The one metadata key under which adapters write."""
+
+
+@lru_cache(maxsize=16)
+def served_engine(url: str) -> RemoteEngine:
+    """The client of a served engine: one an address, so that its connections are shared."""
+    return RemoteEngine(url)
 
 
 class CPRSOptions(BaseModel):
@@ -48,15 +56,17 @@ class CPRSOptions(BaseModel):
     on_error: Literal["raise", "passthrough"] = Field(
         "raise", description='"passthrough": if compression fails, return the originals with a warning.'
     )
-    engine: Any = Field(None, description="A ready engine, instead of `critic` and its options.")
+    engine: Any = Field(
+        None, description="A ready engine, or the URL of a served one (its token: CPRS_TOKEN), instead of `critic`."
+    )
     token_counter: Callable[[str], int] | None = Field(None, description="Counts tokens for `max_tokens`.")
 
     @model_validator(mode="after")
     def _check(self) -> "CPRSOptions":
         Bounds(self.threshold, self.max_ratio, self.max_tokens, self.protect)
         if isinstance(self.engine, str):
-            raise ArgumentError(f"engine={self.engine!r}: this version has no client for served engines; pass an engine object")
-        if self.engine is not None and not all(hasattr(self.engine, name) for name in ("compress", "acompress")):
+            served_engine(self.engine)
+        elif self.engine is not None and not all(hasattr(self.engine, name) for name in ("compress", "acompress")):
             raise ArgumentError(f"engine must have compress and acompress, as CPRSEngine has; not {self.engine!r}")
         if self.engine is not None and (self.critic is not None or self.critic_options):
             raise ArgumentError("engine already has its critic: give either engine, or critic and critic_options")
@@ -86,11 +96,13 @@ class CPRSOptions(BaseModel):
 
     def _check_portable(self) -> None:
         for name in ("engine", "token_counter"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name} is an object of this process and cannot be serialized; build it where it is used")
 
     def _engine(self) -> Engine:
         """The engine given, or one on the critic that this process shares."""
+        if isinstance(self.engine, str):
+            return served_engine(self.engine)
         if self.engine is not None:
             engine: Engine = self.engine
             return engine

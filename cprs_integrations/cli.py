@@ -1,4 +1,4 @@
-"""The command line: `cprs compress`, `cprs demo`, `cprs train` and `cprs bench`. Needs the extra "cli"."""
+"""The command line: `cprs compress`, `cprs demo`, `cprs train`, `cprs bench` and `cprs serve`. Needs the extra "cli"."""
 
 import json
 import sys
@@ -37,6 +37,7 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
     import typer
 
     from cprs_integrations.evaluation.command import bench
+    from cprs_integrations.serving.command import serve
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -108,6 +109,7 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
 
     _add_train(app)
     app.command()(bench)
+    app.command()(serve)
     return app
 
 

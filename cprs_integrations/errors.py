@@ -4,6 +4,7 @@ CPRSError
 ├── ArgumentError      an argument has a value it cannot have (also a ValueError)
 ├── ModelError         the files of a model are missing, damaged or foreign
 ├── CriticError        a critic failed while it scored; its own error is the cause
+├── ServerError        a served engine cannot be reached, refuses, or failed
 └── MissingExtraError  an optional package is not installed (also an ImportError)
 """
 
@@ -25,6 +26,10 @@ class ModelError(CPRSError):
 
 class CriticError(CPRSError):
     """A critic failed while it scored; `__cause__` is its own error."""
+
+
+class ServerError(CPRSError):
+    """A served engine cannot be reached, refuses, or failed; the message has the request's id."""
 
 
 class MissingExtraError(CPRSError, ImportError):

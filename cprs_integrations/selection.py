@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -347,7 +347,9 @@ def _left_out(context: LongContext, start: int, end: int, reason: str) -> LeftOu
     return LeftOut(document, start - base, end - base, reason)
 
 
-def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+def _compiled(pattern: Any) -> re.Pattern[str]:
+    if not isinstance(pattern, str | re.Pattern) and callable(getattr(pattern, "finditer", None)):
+        return cast(re.Pattern[str], pattern)  # of another library, such as RE2
     if not isinstance(pattern, str | re.Pattern) or (isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str)):
         raise ArgumentError(f"protect: {pattern!r} is not a regular expression for str")
     try:

@@ -18,6 +18,7 @@ def test_the_public_names_are_these():
         "CompressedContext",
         "CompressedDocument",
         "Engine",
+        "RemoteEngine",
         "Scored",
         "Span",
         "Stats",
@@ -27,7 +28,7 @@ def test_the_public_names_are_these():
 
 def test_every_error_is_a_cprs_error():
     found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(issubclass(error, errors.CPRSError) for error in found)
 
 

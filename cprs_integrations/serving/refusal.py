@@ -1,0 +1,75 @@
+"""Answers that are no result: each has a status, a type to program against, and a message for people."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from cprs_integrations.errors import ArgumentError, CPRSError
+
+ARGUMENTS = (
+    "documents", "query", "instruction", "granularity", "threshold", "max_ratio", "max_tokens", "titles", "protect",
+    "prefilter", "stream", "keep", "id",
+)  # fmt: skip
+HUNG_UP = 499
+"""The status in logs and metrics of a request whose client did not wait for an answer."""
+_WORD = re.compile(r"[a-z_]+")
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer
+    """A request that gets no result.
+
+    Attributes:
+        status: of HTTP.
+        type: a name to program against.
+        message: what was wrong and the way out; never a word of the documents.
+        argument: which argument was wrong, if it was one.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        message: str,
+        argument: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.type, self.message, self.argument = status, type, message, argument
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def of(cls, error: Exception) -> "Refusal":
+        """What to answer after an error: bad arguments are explained; of what broke, nothing but its kind is told."""
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, ValidationError):
+            return _invalid(error)
+        if isinstance(error, ArgumentError):
+            found = [word for word in _WORD.findall(str(error)) if word in ARGUMENTS]
+            return cls(422, "ArgumentError", str(error), found[0] if found else None)
+        kind = type(error).__name__ if isinstance(error, CPRSError) else "InternalError"
+        return cls(500, kind, "the compression failed here, not by your request; the server's log has the cause under this id")
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The JSON of the answer."""
+        error = {"type": self.type, "argument": self.argument, "message": self.message, "request_id": request_id}
+        return {"error": {name: value for name, value in error.items() if value is not None}}
+
+    def response(self, request_id: str) -> JSONResponse:
+        """The answer."""
+        return JSONResponse(self.body(request_id), self.status, self.headers)
+
+
+def _invalid(error: ValidationError) -> Refusal:
+    """Tell the first thing that is wrong, by name, and not what was sent."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name, *rest = first["loc"] or ("",)
+    place = "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(ARGUMENTS)
+        return Refusal(422, "ArgumentError", f"there is no argument of this name; there are {known}", str(name)[:64])
+    return Refusal(422, "ArgumentError", f"{name}{place}: {first['msg']}".removeprefix(": "), str(name) or None)
