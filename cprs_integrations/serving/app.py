@@ -156,25 +156,34 @@ class Desk:
             ticket.cancel()
 
     async def compressed(
-        self, scored: Scored, bounds: dict[str, Any], facts: dict[str, Any], extra: Callable[[], dict[str, Any]]
+        self, scored: Scored, bounds: dict[str, Any], facts: dict[str, Any], name: str | None = None, is_kept: bool = False
     ) -> bytes:
-        """Select from scores; return the JSON of the result, and note its sizes for the log."""
+        """Select from scores; return the JSON of the result, and note its sizes for the log.
+
+        Args:
+            scored: the scores.
+            bounds: arguments of `Scored.select`.
+            facts: what the log tells of the request.
+            name: the id under which these scores are kept, if they were read for another request.
+            is_kept: whether to keep them now.
+        """
 
         def work() -> bytes:
             context = scored.select(**bounds)
             stats = context.stats
             facts.update(documents=len(context.documents), characters=stats.original_chars, kept=stats.kept_chars)
-            facts.update(windows=stats.windows)
-            self.metrics.compressed(stats)
-            return json.dumps(context.to_dict() | extra()).encode()
+            if name is None:
+                facts.update(windows=stats.windows)
+                self.metrics.compressed(stats)
+            found = {"id": name or self._keep(scored)} if name or is_kept else {}
+            return json.dumps(context.to_dict() | found).encode()
 
         return await asyncio.to_thread(work)
 
-    def keep(self, scored: Scored) -> dict[str, Any]:
-        """Keep scores for another selection."""
+    def _keep(self, scored: Scored) -> str | None:
         name = self.kept.put(scored)
         self.metrics.kept.set(self.kept.bytes)
-        return {"id": name}
+        return name
 
 
 def _add_routes(app: FastAPI, desk: Desk) -> None:
@@ -223,7 +232,7 @@ async def _compress(desk: Desk, request: Request) -> Response:
     async with desk.place():
         ticket = await desk.ticket(asked.texts, asked.question())
         scored = await desk.scored(ticket, request)
-        body = await desk.compressed(scored, bounds, request.state.facts, lambda: desk.keep(scored) if asked.keep else {})
+        body = await desk.compressed(scored, bounds, request.state.facts, is_kept=asked.keep)
     return Response(body, media_type="application/json")
 
 
@@ -245,10 +254,7 @@ async def _stream(desk: Desk, request: Request, asked: Compression, bounds: dict
                 await asyncio.wait([waiting], timeout=_BEAT)
                 yield _event("progress", json.dumps({"done": ticket.done, "total": ticket.total}).encode())
             scored = waiting.result()
-            facts = request.state.facts
-            yield _event(
-                "result", await desk.compressed(scored, bounds, facts, lambda: desk.keep(scored) if asked.keep else {})
-            )
+            yield _event("result", await desk.compressed(scored, bounds, request.state.facts, is_kept=asked.keep))
         except Exception as error:  # noqa: BLE001 - the answer has begun, so an event tells it
             refusal = _noted(request, error)
             yield _event("error", json.dumps(refusal.body(request.state.request_id)).encode())
@@ -266,7 +272,7 @@ async def _select(desk: Desk, request: Request) -> Response:
     scored = desk.kept.get(asked.id)
     if scored is None:
         raise Refusal(404, "NotKept", "there are no scores under this id, or no longer; compress again with keep: true", "id")
-    body = await desk.compressed(scored, bounds, request.state.facts, lambda: {"id": asked.id})
+    body = await desk.compressed(scored, bounds, request.state.facts, name=asked.id)
     return Response(body, media_type="application/json")
 
 

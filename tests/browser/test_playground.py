@@ -41,10 +41,10 @@ def test_a_compression_by_keyboard_and_another_budget_without_another_reading(pa
         page.get_by_role("button", name="Show an example").click()
         page.get_by_label("Query").focus()
         page.keyboard.press("Enter")
-        mark = page.locator("mark").first
-        expect(mark).to_contain_text("Edmund Hillary and Tenzing Norgay")
+        expect(page.locator("mark").filter(has_text="Edmund Hillary and Tenzing Norgay")).to_have_count(1)
         assert asked == ["/v1/compress"]
         read = windows(app)
+        assert read >= 1
         kept = page.locator("#tokens").inner_text()
         budget = page.get_by_label("Budget")
         budget.focus()
@@ -72,8 +72,7 @@ def test_a_compression_by_keyboard_and_another_budget_without_another_reading(pa
 
 
 def windows(app):
-    (line,) = [line for line in app.state.desk.metrics.text().decode().splitlines() if line.startswith("cprs_tokens_total")][:1]
-    return app.state.desk.metrics.registry.get_sample_value("cprs_windows_total"), bool(line)
+    return app.state.desk.metrics.registry.get_sample_value("cprs_windows_total")
 
 
 def test_characters_beyond_the_basic_plane_and_markup_stay_what_they_are(page):
@@ -97,7 +96,7 @@ def test_a_token_is_asked_for_and_errors_are_told(page):
         expect(page.get_by_role("alert")).to_contain_text("send the server's token")
         page.get_by_label("Token").fill("s3cret")
         page.keyboard.press("Enter")
-        expect(page.locator("mark").first).to_contain_text("Norgay")
+        expect(page.locator("mark").filter(has_text="Norgay")).to_have_count(1)
         page.get_by_label("Query").fill("")
         page.get_by_role("button", name="Compress").click()
         expect(page.get_by_role("alert")).to_contain_text("query and instruction are both empty")
