@@ -38,6 +38,8 @@ else:
     raise SystemExit("nothing was missing")
 """
 EXTRAS = (
+    ("remote", 'import cprs_integrations; cprs_integrations.RemoteEngine("http://127.0.0.1:1")'),
+    ("serve", "from cprs_integrations.serving import create_app"),
     ("langchain", "import cprs_integrations.langchain"),
     ("llama-index", "import cprs_integrations.llama_index"),
     ("rerankers", 'CPRSEngine.from_pretrained("reranker", model_path="x")'),
