@@ -1,142 +1,217 @@
-"""Load on a served engine, over loopback: nothing lost, nothing wrong, and how long it takes.
+"""A load test of `cprs serve` on loopback: is anything lost, is anything wrong, how long does it take, do probes answer?
 
-    python benchmarks/serve.py [--requests 10000] [--long 200] [--concurrency 1 4 16 48] [--url http://...]
+    python benchmarks/serve.py                                # 10,000 requests, 200 of them long
+    python benchmarks/serve.py --requests 300 --long 6
 
-Starts `cprs serve` as a process of its own, unless --url names one. Requests are pages of CPython's documents, some hundred
-tokens each, with a few long ones of some thousand tokens among them, spread evenly over the steps of concurrency. Each answer
-is compared with what the local engine gives for the same request, computed once for each distinct one. Beside them a probe
-asks /healthz ten times a second; its slowest answer is printed.
+Requests are of some distinct kinds; what the local engine makes of each is computed once, and every answer is held against it,
+byte for byte, times aside. Probes are sent all the while from a process of their own.
 """
 
 import argparse
 import asyncio
+import http.client
 import json
+import multiprocessing
+import os
 import random
-import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pydoc_data.topics import topics
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 
 from cprs_integrations import CPRSEngine
 
-DISTINCT, DISTINCT_LONG = 60, 5
-QUESTIONS = [
+SERVE = [sys.executable, "-c", "from cprs_integrations.cli import main; main()", "serve", "--port", "0"]
+QUESTIONS = (
     "Which exception is raised when a key is not in a dictionary?",
     "How do f-strings format numbers?",
-    "What does the finally clause do?",
-    "When is a name local to a function?",
-]
+    "How is a class defined?",
+    "What does the with statement call?",
+)
+RETRIES = 60
 
 
-def requests(short: int, long: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Distinct requests: short ones, and long ones."""
-    draw, texts = random.Random(0), list(topics.values())
-    pages = ["\n".join(draw.choice(texts)[:600] for _ in range(2)) for _ in range(short)]
-    books = ["\n\n".join(draw.sample(texts, 4))[:24_000] for _ in range(long)]
-    made = [{"documents": [text], "query": draw.choice(QUESTIONS), "max_ratio": 0.2} for text in pages + books]
-    return made[:short], made[short:]
+@dataclass
+class Kind:
+    body: bytes
+    expected: str
+    is_long: bool
 
 
-def what_counts(result: dict[str, Any]) -> str:
-    """A result without its times, as bytes that can be compared."""
-    return json.dumps({**result, "stats": {**result["stats"], "seconds": None}}, sort_keys=True)
-
-
-@contextmanager
-def server(url: str | None) -> Iterator[str]:
-    if url:
-        yield url
-        return
-    command = [sys.executable, "-c", "from cprs_integrations.cli import main; main()", "serve", "--port", "0"]
-    with open("/dev/null", "w") as nowhere, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr
-        found = next(match[1] for line in running.stderr if (match := re.search(r'"url": "(.*?)"', line)))
-        drain = subprocess.Popen(["cat"], stdin=running.stderr, stdout=nowhere)
-        try:
-            yield found
-        finally:
-            running.terminate()
-            running.wait(60)
-            drain.wait(10)
-
-
-async def step(
-    client: httpx.AsyncClient, asked: list[tuple[dict[str, Any], str]], at_once: int
-) -> tuple[dict[str, int], list[float], float]:
-    """Send requests, so many at once; return what became of them, their seconds, and the slowest probe."""
-    became = {"right": 0, "wrong": 0, "lost": 0}
-    seconds: list[float] = []
-    slowest = 0.0
-    queue = iter(asked)
-
-    async def worker() -> None:
-        for request, expected in queue:
-            began = time.perf_counter()
-            while (answer := await client.post("/v1/compress", json=request)).status_code == 429:
-                await asyncio.sleep(float(answer.headers["retry-after"]) * random.uniform(0.5, 1))
-            seconds.append(time.perf_counter() - began)
-            ending = "lost" if answer.status_code != 200 else "right" if what_counts(answer.json()) == expected else "wrong"
-            became[ending] += 1
-
-    async def probe() -> None:
-        nonlocal slowest
-        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as own:
-            while True:
-                began = time.perf_counter()
-                (await own.get("/healthz")).raise_for_status()
-                slowest = max(slowest, time.perf_counter() - began)
-                await asyncio.sleep(0.1)
-
-    probing = asyncio.create_task(probe())
-    await asyncio.gather(*(worker() for _ in range(at_once)))
-    probing.cancel()
-    return became, seconds, slowest
-
-
-async def load(url: str, options: argparse.Namespace) -> bool:
-    engine = CPRSEngine.from_pretrained()
-    short, long = requests(DISTINCT, DISTINCT_LONG)
-    expected = {id(one): what_counts(engine.compress(**one).to_dict()) for one in short + long}
-    draw = random.Random(1)
-    chosen = [draw.choice(short) for _ in range(options.requests - options.long)]
-    chosen += [draw.choice(long) for _ in range(options.long)]
-    draw.shuffle(chosen)
-    parts = np.array_split(np.arange(len(chosen)), len(options.concurrency))
-    all_right = True
-    print("at once  requests  wrong  lost  requests/s   p50 s   p95 s   p99 s  slowest probe ms")
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        for at_once, part in zip(options.concurrency, parts, strict=True):
-            asked = [(chosen[number], expected[id(chosen[number])]) for number in part.tolist()]
-            began = time.perf_counter()
-            became, seconds, slowest = await step(client, asked, at_once)
-            rate = len(asked) / (time.perf_counter() - began)
-            middle, high, highest = np.quantile(seconds, [0.5, 0.95, 0.99])
-            print(
-                f"{at_once:>7} {len(asked):>9} {became['wrong']:>6} {became['lost']:>5} {rate:>11.1f} "
-                f"{middle:>7.3f} {high:>7.3f} {highest:>7.3f} {1000 * slowest:>17.0f}",
-                flush=True,
-            )
-            all_right = all_right and became["right"] == len(asked)
-    return all_right
+@dataclass
+class Phase:
+    concurrency: int
+    seconds: float = 0.0
+    lost: int = 0
+    wrong: int = 0
+    retried: int = 0
+    took: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--long", type=int, default=200)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16, 48])
-    parser.add_argument("--url", help="of a server that runs already")
+    parser.add_argument("--long", type=int, default=200, help="how many of them are long")
+    parser.add_argument("--short-chars", type=int, default=1_500)
+    parser.add_argument("--long-chars", type=int, default=40_000)
+    parser.add_argument("--kinds", type=int, default=40, help="distinct short requests; of long ones there are a tenth")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--queue", type=int, default=48, help="the server's CPRS_MAX_QUEUE: beyond it, 429 and another try")
     options = parser.parse_args()
-    with server(options.url) as url:
-        sys.exit(not asyncio.run(load(url, options)))
+    short, long_ = kinds(options)
+    print(f"{len(short)} short and {len(long_)} long kinds of requests, compressed here once")
+    order = random.Random(0)
+    wanted = order.choices(short, k=options.requests - options.long) + order.choices(long_, k=options.long)
+    order.shuffle(wanted)
+    parts = np.array_split(np.arange(len(wanted)), len(options.concurrency))
+    phases = []
+    with served(options.queue) as url, probing(url) as probes:
+        for concurrency, part in zip(options.concurrency, parts, strict=True):
+            phases.append(asyncio.run(load(url, [wanted[i] for i in part], concurrency)))
+            show(phases[-1])
+    show_probes(probes)
+    lost, wrong = sum(phase.lost for phase in phases), sum(phase.wrong for phase in phases)
+    print(f"{options.requests} requests: {lost} lost, {wrong} wrong")
+    sys.exit(bool(lost or wrong))
+
+
+def kinds(options: argparse.Namespace) -> tuple[list[Kind], list[Kind]]:
+    """Requests, and what the local engine answers."""
+    engine, found = CPRSEngine.from_pretrained(), random.Random(1)
+    text = "\n\n".join(topics.values())
+
+    def make(number: int, size: int, *, is_long: bool) -> Kind:
+        start = found.randrange(len(text) - size)
+        cuts = sorted(found.sample(range(1, size), 3))
+        piece = text[start : start + size]
+        documents = [piece[low:high] for low, high in zip([0, *cuts], [*cuts, size], strict=True)]
+        asked: dict[str, Any] = {"documents": documents, "query": QUESTIONS[number % len(QUESTIONS)]}
+        asked |= ({"max_ratio": 0.1}, {"max_tokens": 60}, {}, {"max_ratio": 0.3, "protect": [r"\b[A-Z]\w+Error\b"]})[number % 4]
+        return Kind(json.dumps(asked).encode(), canonical(engine.compress(**asked).to_dict()), is_long)
+
+    short = [make(number, options.short_chars, is_long=False) for number in range(options.kinds)]
+    return short, [make(number, options.long_chars, is_long=True) for number in range(max(1, options.kinds // 10))]
+
+
+def canonical(result: dict[str, Any]) -> str:
+    stats = {name: value for name, value in result["stats"].items() if name != "seconds"}
+    kept = {name: value for name, value in result.items() if name not in ("id", "request_id")}
+    return json.dumps({**kept, "stats": stats})
+
+
+@contextmanager
+def served(queue: int) -> Iterator[str]:
+    environment = {**os.environ, "CPRS_MAX_QUEUE": str(queue)}
+    process = subprocess.Popen(SERVE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    try:
+        url = json.loads(process.stderr.readline())["message"].removeprefix("serving at ")
+        reader = threading.Thread(target=process.stderr.read)
+        reader.start()
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+        reader.join()
+        process.stderr.close()
+
+
+@contextmanager
+def probing(url: str) -> Iterator[dict[str, list[float]]]:
+    """Ask for /healthz and /readyz all the while; afterwards it is known how long each took."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, list[float]] = {}
+    stop, queue = context.Event(), context.SimpleQueue()
+    process = context.Process(target=probe, args=(url, stop, queue))
+    process.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        found |= queue.get()
+        process.join()
+
+
+def probe(url: str, stop: Event, queue: Any) -> None:
+    address = urlsplit(url)
+    took: dict[str, list[float]] = {"/healthz": [], "/readyz": []}
+    while not stop.is_set():
+        for path, seconds in took.items():
+            began = time.perf_counter()
+            connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+            connection.request("GET", path)
+            connection.getresponse().read()
+            connection.close()
+            seconds.append(time.perf_counter() - began)
+        time.sleep(0.05)
+    queue.put(took)
+
+
+async def load(url: str, wanted: list[Kind], concurrency: int) -> Phase:
+    phase, waiting = Phase(concurrency), iter(wanted)
+    limits = httpx.Limits(max_connections=concurrency)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=900, verify=False) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(work(client, waiting, phase) for _ in range(concurrency)))
+        phase.seconds = time.perf_counter() - began
+    return phase
+
+
+async def work(client: httpx.AsyncClient, waiting: Iterator[Kind], phase: Phase) -> None:
+    for kind in waiting:
+        began = time.perf_counter()
+        answer = await ask(client, kind, phase)
+        phase.took[kind.is_long].append(time.perf_counter() - began)
+        if answer is None or answer.status_code != 200:
+            phase.lost += 1
+        elif canonical(answer.json()) != kind.expected:
+            phase.wrong += 1
+
+
+async def ask(client: httpx.AsyncClient, kind: Kind, phase: Phase) -> httpx.Response | None:
+    for _ in range(RETRIES):
+        try:
+            answer = await client.post("/v1/compress", content=kind.body, headers={"Content-Type": "application/json"})
+        except httpx.TransportError as error:
+            print(f"{type(error).__name__}: {error}")
+            return None
+        if answer.status_code != 429:
+            return answer
+        phase.retried += 1
+        await asyncio.sleep(float(answer.headers["Retry-After"]) * random.uniform(0.5, 1.0))
+    return answer
+
+
+def show(phase: Phase) -> None:
+    count = sum(map(len, phase.took.values()))
+    print(
+        f"concurrency {phase.concurrency}: {count} requests in {phase.seconds:.1f} s, {count / phase.seconds:.1f} a second, "
+        f"{phase.lost} lost, {phase.wrong} wrong, {phase.retried} times told to come again"
+    )
+    for is_long, seconds in phase.took.items():
+        print(f"  {'long ' if is_long else 'short'} {quantiles(seconds)}")
+
+
+def show_probes(probes: dict[str, list[float]]) -> None:
+    for path, seconds in probes.items():
+        print(f"{path}: {len(seconds)} times, {quantiles(seconds)}, longest {1000 * max(seconds):.1f} ms")
+
+
+def quantiles(seconds: list[float]) -> str:
+    if not seconds:
+        return "none"
+    p50, p95, p99 = (1000 * float(value) for value in np.quantile(seconds, (0.5, 0.95, 0.99)))
+    return f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms"
 
 
 if __name__ == "__main__":

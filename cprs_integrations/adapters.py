@@ -3,9 +3,9 @@
 Needs pydantic, which comes with either framework.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,7 +14,7 @@ from cprs_integrations.critics import load_critic
 from cprs_integrations.engine import CPRSEngine, Engine
 from cprs_integrations.errors import ArgumentError, CPRSError
 from cprs_integrations.instructions import Granularity, check_question
-from cprs_integrations.remote import RemoteEngine
+from cprs_integrations.remote import TOKEN, RemoteEngine
 from cprs_integrations.result import CompressedContext
 from cprs_integrations.selection import Bounds
 
@@ -22,14 +22,8 @@ KEY = "cprs"
 """The one metadata key under which adapters write."""
 
 
-@lru_cache(maxsize=16)
-def served_engine(url: str) -> RemoteEngine:
-    """The client of a served engine: one an address, so that its connections are shared."""
-    return RemoteEngine(url)
-
-
 class CPRSOptions(BaseModel):
-    """The options of an adapter: plain JSON, but for `engine` objects and `token_counter`.
+    """The options of an adapter: plain JSON, but for engine objects and `token_counter`.
 
     All are checked at construction; a wrong one raises pydantic's `ValidationError`, which names it.
     """
@@ -57,15 +51,18 @@ class CPRSOptions(BaseModel):
         "raise", description='"passthrough": if compression fails, return the originals with a warning.'
     )
     engine: Any = Field(
-        None, description="A ready engine, or the URL of a served one (its token: CPRS_TOKEN), instead of `critic`."
+        None, description="A ready engine, or the URL of a served one (`cprs serve`), instead of `critic` and its options."
     )
+    token_variable: str = Field(TOKEN, description="The environment variable with the token of a served engine.")
     token_counter: Callable[[str], int] | None = Field(None, description="Counts tokens for `max_tokens`.")
 
     @model_validator(mode="after")
     def _check(self) -> "CPRSOptions":
         Bounds(self.threshold, self.max_ratio, self.max_tokens, self.protect)
         if isinstance(self.engine, str):
-            served_engine(self.engine)
+            RemoteEngine(self.engine)
+            if self.token_counter is not None:
+                raise ArgumentError("token_counter cannot travel to a served engine: leave it out")
         elif self.engine is not None and not all(hasattr(self.engine, name) for name in ("compress", "acompress")):
             raise ArgumentError(f"engine must have compress and acompress, as CPRSEngine has; not {self.engine!r}")
         if self.engine is not None and (self.critic is not None or self.critic_options):
@@ -96,13 +93,13 @@ class CPRSOptions(BaseModel):
 
     def _check_portable(self) -> None:
         for name in ("engine", "token_counter"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
+            if not isinstance(getattr(self, name), str | None):
                 raise ArgumentError(f"{name} is an object of this process and cannot be serialized; build it where it is used")
 
     def _engine(self) -> Engine:
-        """The engine given, or one on the critic that this process shares."""
+        """The engine given, the client of the one at a URL, or one on the critic that this process shares."""
         if isinstance(self.engine, str):
-            return served_engine(self.engine)
+            return RemoteEngine(self.engine, os.environ.get(self.token_variable))
         if self.engine is not None:
             engine: Engine = self.engine
             return engine

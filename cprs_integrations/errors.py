@@ -4,7 +4,7 @@ CPRSError
 ├── ArgumentError      an argument has a value it cannot have (also a ValueError)
 ├── ModelError         the files of a model are missing, damaged or foreign
 ├── CriticError        a critic failed while it scored; its own error is the cause
-├── ServerError        a served engine cannot be reached, refuses, or failed
+├── ServerError        a served engine cannot be reached, or refused a request
 └── MissingExtraError  an optional package is not installed (also an ImportError)
 """
 
@@ -29,7 +29,16 @@ class CriticError(CPRSError):
 
 
 class ServerError(CPRSError):
-    """A served engine cannot be reached, refuses, or failed; the message has the request's id."""
+    """A served engine cannot be reached, or refused a request.
+
+    Attributes:
+        status: of HTTP; None if there was no answer.
+        request_id: under which the server's log tells more, if it answered.
+    """
+
+    def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.request_id = status, request_id
 
 
 class MissingExtraError(CPRSError, ImportError):

@@ -14,7 +14,7 @@ from cprs_integrations.instructions import Granularity
 from cprs_integrations.ledger import Ledger, Settled
 from cprs_integrations.lexical import is_latin, shared_places
 from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, Stats
-from cprs_integrations.selection import Bounds, Candidates, Closeup, TokenCounter, check_granularity, choose
+from cprs_integrations.selection import Bounds, Candidates, Closeup, Finder, TokenCounter, check_granularity, choose
 from cprs_integrations.tags import Floats, Places, TokenSpans, best_scores, passages, phrases, probability
 from cprs_integrations.windows import Ints, Prompt
 
@@ -103,7 +103,7 @@ class Scored:
         max_ratio: float | None = None,
         max_tokens: int | None = None,
         token_counter: TokenCounter | None = None,
-        protect: Sequence[str | re.Pattern[str]] = (),
+        protect: Sequence[str | re.Pattern[str] | Finder] = (),
     ) -> CompressedContext:
         """Keep the best of the context within bounds; no forward pass is made. Arguments as in `CPRSEngine.compress`.
 

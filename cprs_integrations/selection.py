@@ -5,11 +5,11 @@ One budget is shared by all documents. What is counted is what is returned, sepa
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, cast, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 
@@ -21,6 +21,27 @@ from cprs_integrations.tags import Floats, Places
 from cprs_integrations.units import clauses
 
 TokenCounter = Callable[[str], int]
+
+
+class Finder(Protocol):
+    """Finds what is protected in another way than Python's `re`, as a server does with patterns of strangers."""
+
+    def finditer(self, text: str) -> Iterator["Match"]:
+        """The places in a text, in order."""
+        ...
+
+
+class Match(Protocol):
+    """A place in a text, as `re.Match` tells it."""
+
+    def start(self) -> int:
+        """Where it starts."""
+        ...
+
+    def end(self) -> int:
+        """Where it ends."""
+        ...
+
 
 _MAX_GAP = 64  # characters of white space up to which two kept neighbours stay one slice
 _PATIENCE = 12  # candidates that may fail to fit: beyond them, what fits is small rather than good
@@ -36,7 +57,7 @@ class Bounds:
         threshold: candidates below this score are not kept; in [0, 1].
         max_ratio: upper bound of returned characters to all characters; in (0, 1].
         max_tokens: upper bound of returned tokens; at least 1.
-        protect: regular expressions whose matches are kept first, whole or not at all.
+        protect: regular expressions, or a `Finder`, whose matches are kept first, whole or not at all.
         token_counter: counts the tokens of a text for `max_tokens`; None leaves it to the critic.
 
     Raises:
@@ -46,7 +67,7 @@ class Bounds:
     threshold: float | None = None
     max_ratio: float | None = None
     max_tokens: int | None = None
-    protect: Sequence[str | re.Pattern[str]] = ()
+    protect: Sequence[str | re.Pattern[str] | Finder] = ()
     token_counter: TokenCounter | None = None
 
     def __post_init__(self) -> None:
@@ -347,9 +368,9 @@ def _left_out(context: LongContext, start: int, end: int, reason: str) -> LeftOu
     return LeftOut(document, start - base, end - base, reason)
 
 
-def _compiled(pattern: Any) -> re.Pattern[str]:
+def _compiled(pattern: str | re.Pattern[str] | Finder) -> Finder:
     if not isinstance(pattern, str | re.Pattern) and callable(getattr(pattern, "finditer", None)):
-        return cast(re.Pattern[str], pattern)  # of another library, such as RE2
+        return pattern
     if not isinstance(pattern, str | re.Pattern) or (isinstance(pattern, re.Pattern) and not isinstance(pattern.pattern, str)):
         raise ArgumentError(f"protect: {pattern!r} is not a regular expression for str")
     try:

@@ -1,91 +1,94 @@
-"""`cprs serve`: an engine behind HTTP."""
+"""`cprs serve`: the app on uvicorn, with a shutdown that finishes what it took."""
 
-import ipaddress
-import json
-import logging
+import asyncio
+import socket
 import sys
-from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Any
 
-import typer
+import uvicorn
 
 from cprs_integrations.engine import CPRSEngine
-from cprs_integrations.errors import CPRSError, ModelError
+from cprs_integrations.serving.app import create_app
+from cprs_integrations.serving.logs import LOGGER, configure
+from cprs_integrations.serving.service import Service
+from cprs_integrations.serving.settings import Settings
 
-FAILED = 2
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_SWITCH = 0.001  # seconds for which a thread may keep the others, and with them the probes, from running Python
 
 
-def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs CPRS_TOKEN.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one and says which.", min=0, max=65535)] = 8000,
-    critic: Annotated[str | None, typer.Option(help="Folder or id of a critic; default: the one that ships.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1 ...; default: the critic chooses.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 ...; default: the critic chooses.")] = None,
-    cache_mb: Annotated[int, typer.Option(help="Remember the tokens of documents in so much memory.", min=0)] = 0,
-    no_token: Annotated[bool, typer.Option("--no-token", help="Serve anybody who reaches the address.")] = False,
-) -> None:
-    """Serve compression over HTTP: POST /v1/compress, a page to try it at /, OpenAPI at /docs.
+class Server(uvicorn.Server):
+    """Answers 503 to new requests once it is told to stop, and stops when those it has taken are answered.
 
-    Limits and the token come from the environment: CPRS_TOKEN, CPRS_MAX_QUEUE and others, see docs/deploy.md.
+    A second signal stops it at once.
     """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        if self._service.is_draining:
+            self.should_exit = self.force_exit = True
+        self._service.is_draining = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until all is answered after a signal."""
+        leaving = asyncio.create_task(self._leave())
+        try:
+            await super().serve(sockets)
+        finally:
+            leaving.cancel()
+
+    async def _leave(self) -> None:
+        while not (self._service.is_draining and self._service.taken == 0):
+            await asyncio.sleep(0.05)
+        self.should_exit = True
+
+
+def serve(host: str, port: int, settings: Settings, **critic: Any) -> None:
+    """Load a critic, then serve it until a signal.
+
+    Args:
+        host: address to listen at.
+        port: 0: any that is free; the log tells.
+        settings: limits.
+        **critic: arguments of `CPRSEngine.from_pretrained`.
+
+    Raises:
+        CPRSError: the critic cannot be loaded; nothing was served.
+        OSError: the address cannot be used.
+    """
+    engine = CPRSEngine.from_pretrained(**critic)
+    configure()
+    if settings.token is None and host not in _LOCAL:
+        LOGGER.warning("no token is set: everybody who reaches %s gets in; set CPRS_TOKEN", host)
+    app = create_app(engine, settings)
+    listening = _listening(host, port)
+    sys.setswitchinterval(_SWITCH)
+    config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False, lifespan="on", ws="none")
+    server = Server(config, app.state.service)
+    address, bound = listening.getsockname()[:2]
+    LOGGER.info("serving at http://%s:%s", f"[{address}]" if ":" in address else address, bound)
     try:
-        import uvicorn
-
-        from cprs_integrations.serving import Settings, create_app
-
-        settings = Settings.from_environment()
-        if settings.token is None and not (no_token or _is_loopback(host)):
-            raise CPRSError(f"--host {host} can be reached by others: set CPRS_TOKEN to a secret, or say --no-token")
-        app = create_app(CPRSEngine(_critic(critic, device, dtype), _cache(cache_mb)), settings)
-    except (CPRSError, OSError) as error:
-        sys.stderr.write(f"cprs: {error}\n")
-        sys.exit(FAILED)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    class Server(uvicorn.Server):
-        """Says where it listens, and takes no new work once it was told to stop."""
-
-        async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-            await super().startup(sockets)  # type: ignore[arg-type]
-            for listening in self.servers if self.started else ():
-                name, number = listening.sockets[0].getsockname()[:2]
-                sys.stderr.write(json.dumps({"event": "serving", "url": f"http://{_in_url(name)}:{number}"}) + "\n")
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            app.state.desk.is_stopping = True
-            super().handle_exit(sig, frame)
-
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=round(settings.request_seconds) + 1,
-    )  # fmt: skip
-    server = Server(config)
-    server.run()
+        server.run([listening])
+    finally:
+        listening.close()
     if not server.started:
-        sys.exit(FAILED)
+        sys.exit(1)
+    LOGGER.info("stopped")
 
 
-def _critic(critic: str | None, device: str | None, dtype: str | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from cprs_integrations.critics import load_critic
-
-    if critic is not None and critic.startswith((".", "/")) and not Path(critic).exists():
-        raise ModelError(f"{critic} does not exist; give the folder of a critic")
-    return load_critic(critic, device=device, dtype=dtype)
-
-
-def _cache(megabytes: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from cprs_integrations.caching import DocumentCache
-
-    return DocumentCache(megabytes * 2**20) if megabytes else None
-
-
-def _is_loopback(host: str) -> bool:
+def _listening(host: str, port: int) -> socket.socket:
+    """Listen before anything is promised: an address in use is an error of its own, with its own message."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, protocol)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _in_url(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -1,124 +1,114 @@
-"""What stands before every route: request ids, the token, the size and the pace of bodies, logs and metrics."""
+"""What stands before every route: an id for each request, the token, one line in the log, and answers for what breaks."""
 
-import asyncio
 import hmac
-import json
 import logging
+import re
 import secrets
 import time
-from collections.abc import Iterable
+from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cprs_integrations.serving.logs import LOGGER, causes
 from cprs_integrations.serving.metrics import Metrics
 from cprs_integrations.serving.refusal import HUNG_UP, Refusal
 from cprs_integrations.serving.settings import Settings
 
-OPEN = ("/", "/healthz", "/readyz", "/liveness", "/readiness", "/openapi.json", "/docs")
-"""What needs no token: the page asks for one, and probes have none. No text comes in or out here."""
-
-log = logging.getLogger("cprs_integrations.serving")
+OPEN = frozenset({"/", "/healthz", "/readyz", "/liveness", "/readiness", "/openapi.json"})
+"""What needs no token: it tells nothing and costs nothing."""
+_PROBES = frozenset({"/healthz", "/readyz", "/liveness", "/readiness", "/metrics"})
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class Guard:
-    """An ASGI app around another: reads the whole body within its limits first, then lets the other one answer.
+    """An ASGI middleware. What a request's log line is to tell besides is put into `scope["state"]["log"]`."""
 
-    Args:
-        app: the other one.
-        settings: the limits, and the token.
-        metrics: where answers are counted.
-        paths: the known routes; others are counted together.
-    """
-
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, paths: Iterable[str]) -> None:
-        self._app, self._settings, self._metrics, self._paths = app, settings, metrics, frozenset(paths)
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+        self._token = settings.token.encode() if settings.token is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a request on."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        began, status, request_id = time.perf_counter(), HUNG_UP, secrets.token_hex(8)
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
-        state["request_id"], state["facts"] = request_id, {}
-
-        async def send_noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
+        state["request_id"], state["log"] = request_id, {}
+        sent = _Sent(send, request_id)
+        began = time.perf_counter()
         try:
-            await self._answer(scope, receive, send_noted)
+            if scope["path"] not in OPEN and not self._admits(headers):
+                await self._refuse(_UNAUTHORIZED, scope, receive, sent)
+            else:
+                await self.app(scope, receive, sent)
+        except Exception as error:  # noqa: BLE001 - nothing of it may reach the client
+            LOGGER.error("request failed", extra={"fields": {"request_id": request_id, "causes": causes(error)}})
+            if sent.status is None:
+                await self._refuse(Refusal.of(error), scope, receive, sent)
+            else:
+                sent.status = 500  # the answer had begun: the server cuts the connection, so that nobody takes it for whole
+                raise _Cut from None
         finally:
-            seconds = time.perf_counter() - began
-            status = state["facts"].pop("status", status)
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            self._metrics.answered(path, status, seconds)
-            facts = {"request_id": request_id, "method": scope["method"], "path": path, "status": status}
-            log.info(json.dumps({**facts, "seconds": round(seconds, 4), **state["facts"]}))
+            self._note(scope, sent, time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id, headers = scope["state"]["request_id"], dict(scope["headers"])
-        try:
-            self._check_token(scope["path"], headers)
-            body = await asyncio.wait_for(self._body(headers, receive), self._settings.body_seconds)
-        except TimeoutError:
-            slow = Refusal(
-                408, "Timeout", f"the body did not come within {self._settings.body_seconds:g} seconds; send it faster"
-            )
-            await _closing(slow).response(request_id)(scope, receive, send)
-            return
-        except Refusal as refusal:
-            await _closing(refusal).response(request_id)(scope, receive, send)
-            return
-        if body is None:  # hung up
-            return
-        scope["state"]["facts"]["bytes"] = len(body)
-        is_given = False
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: "_Sent") -> None:
+        await refusal.response(scope["state"]["request_id"])(scope, receive, send)
 
-        async def replay() -> Message:
-            nonlocal is_given
-            if is_given:
-                return await receive()
-            is_given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+    def _admits(self, headers: Headers) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return hmac.compare_digest(token.strip().encode(), self._token) and scheme.lower() == "bearer"
 
-        await self._app(scope, replay, send)
-
-    def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
-        token = self._settings.token
-        if token is None or path in OPEN:
-            return
-        kind, _, sent = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), token.encode()):
-            raise Refusal(
-                401,
-                "Unauthorized",
-                "send the server's token: Authorization: Bearer TOKEN",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        most = self._settings.max_body_bytes
-        too_large = Refusal(413, "TooLarge", f"the body has more than {most:,} bytes; send fewer or shorter documents")
-        told = headers.get(b"content-length", b"")
-        if told.isdigit() and int(told) > most:
-            raise too_large
-        parts = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts += message.get("body", b"")
-            if len(parts) > most:
-                raise too_large
-            if not message.get("more_body", False):
-                return bytes(parts)
+    def _note(self, scope: Scope, sent: "_Sent", seconds: float) -> None:
+        # the client's own paths are not labels: they would fill Prometheus
+        path = getattr(scope.get("route"), "path", "other")
+        status = scope["state"].get("status") or sent.status or HUNG_UP
+        self.metrics.requests.labels(path, str(status)).inc()
+        self.metrics.seconds.labels(path).observe(seconds)
+        fields: dict[str, Any] = {
+            "request_id": scope["state"]["request_id"],
+            "method": scope["method"],
+            "path": path,
+            "status": status,
+            "seconds": round(seconds, 6),
+            "answer_bytes": sent.size,
+            **scope["state"]["log"],
+        }
+        LOGGER.log(logging.DEBUG if path in _PROBES else logging.INFO, "request", extra={"fields": fields})
 
 
-def _closing(refusal: Refusal) -> Refusal:
-    """The rest of a body that is not wanted would be taken for the next request."""
-    refusal.headers["Connection"] = "close"
-    return refusal
+class _Cut(Exception):  # noqa: N818 - it has no words on purpose
+    """Ends a connection whose answer had begun."""
+
+
+class _Sent:
+    """Passes an answer on, with its headers, and notes its status and size."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self._request_id = send, request_id
+        self.status: int | None = None
+        self.size = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self._request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        elif message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+        await self._send(message)
+
+
+_UNAUTHORIZED = Refusal(
+    401,
+    "Unauthorized",
+    "this server wants a token: send it as `Authorization: Bearer TOKEN`",
+    headers={"WWW-Authenticate": 'Bearer realm="cprs"'},
+)

@@ -1,61 +1,74 @@
-"""Scores that are kept for a while, so that another budget costs no forward pass."""
+"""Scores that the server keeps for a while, so that another budget costs no forward pass."""
 
 import secrets
+import sys
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from cprs_integrations.scored import Scored
-from cprs_integrations.serving.settings import Settings
+
+
+@dataclass
+class _Entry:
+    scored: Scored
+    size: int
+    until: float
 
 
 class Kept:
-    """Scored contexts by ids that nobody guesses; bounded in time and memory."""
+    """Scored contexts under ids that nobody guesses; the least recently used go when memory or time runs out.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        seconds: how long one is kept after its last use.
+        size: bytes that all may take together.
+    """
+
+    def __init__(self, seconds: float, size: int) -> None:
+        self._seconds, self._size = seconds, size
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[Scored, int, float]] = OrderedDict()
         self.bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def put(self, scored: Scored) -> str | None:
-        """Keep scores; return their id, or None if they alone are over the bound."""
-        size = size_of(scored)
-        if size > self._settings.kept_bytes:
+        """Keep scores; return their id, or None if they alone are larger than what may be kept."""
+        size = _size(scored)
+        if size > self._size:
             return None
-        name = secrets.token_urlsafe(18)
+        key = secrets.token_urlsafe(24)
         with self._lock:
-            self._known[name] = (scored, size, time.monotonic())
+            self._entries[key] = _Entry(scored, size, time.monotonic() + self._seconds)
             self.bytes += size
-            self._forget()
-        return name
+            self._tidy()
+        return key
 
-    def get(self, name: str) -> Scored | None:
-        """Return the scores of an id, if they are still there."""
+    def get(self, key: str) -> Scored | None:
+        """Return what is kept under an id, if it still is."""
         with self._lock:
-            self._forget()
-            if name not in self._known:
+            self._tidy()
+            entry = self._entries.get(key)
+            if entry is None:
                 return None
-            scored, size, _ = self._known.pop(name)
-            self._known[name] = (scored, size, time.monotonic())
-            return scored
+            self._entries.move_to_end(key)
+            entry.until = time.monotonic() + self._seconds
+            return entry.scored
 
-    def _forget(self) -> None:
-        """Drop what is too old, and the oldest while all is too large."""
-        latest = time.monotonic() - self._settings.kept_seconds
-        while self._known:
-            name, (_, size, used) = next(iter(self._known.items()))
-            if used >= latest and self.bytes <= self._settings.kept_bytes:
-                return
-            del self._known[name]
-            self.bytes -= size
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        while self._entries:
+            key, entry = next(iter(self._entries.items()))
+            if self.bytes <= self._size and entry.until > now:
+                break
+            del self._entries[key]
+            self.bytes -= entry.size
 
 
-def size_of(scored: Scored) -> int:
-    """Bytes of memory of a scored context: its arrays, and its texts at the most that Python takes for them."""
-    arrays = (getattr(scored, known.name) for known in fields(scored))
-    texts = sum(len(text) * (1 if text.isascii() else 4) for text in scored.context.documents)
-    return texts + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+def _size(scored: Scored) -> int:
+    arrays = sum(value.nbytes for value in vars(scored).values() if isinstance(value, np.ndarray))
+    return arrays + sum(map(sys.getsizeof, (*scored.context.documents, *scored.context.titles)))

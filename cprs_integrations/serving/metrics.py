@@ -1,37 +1,40 @@
-"""What an operator watches, for Prometheus."""
+"""What Prometheus reads: one registry an app, so that several live in one process."""
+
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
-from cprs_integrations.result import Stats
-
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The counters of one app."""
+    """Counts of an app. `totals` and `levels` are read when Prometheus asks."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, totals: dict[str, tuple[str, Callable[[], int]]], levels: dict[str, tuple[str, Callable[[], int]]]
+    ) -> None:
         self.registry = CollectorRegistry()
-        self._answers = Counter("cprs_requests", "Answered requests.", ["path", "status"], registry=self.registry)
-        self._seconds = Histogram(
-            "cprs_request_seconds", "Time to the end of the answer.", ["path"], buckets=_SECONDS, registry=self.registry
+        self.registry.register(_Totals(totals))
+        for name, (about, read) in levels.items():
+            Gauge(name, about, registry=self.registry).set_function(read)
+        self.requests = Counter("cprs_requests", "Requests by path and status.", ("path", "status"), registry=self.registry)
+        self.seconds = Histogram(
+            "cprs_request_seconds", "Time of a request, waiting included.", ("path",), buckets=_SECONDS, registry=self.registry
         )
-        self._tokens = Counter("cprs_tokens", "Tokens of compressed documents.", ["part"], registry=self.registry)
-        self._windows = Counter("cprs_windows", "Windows that the critic read.", registry=self.registry)
-        self.queue = Gauge("cprs_queue", "Requests taken and not yet answered.", registry=self.registry)
-        self.kept = Gauge("cprs_kept_bytes", "Memory of the scores kept for /v1/select.", registry=self.registry)
-
-    def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer."""
-        self._answers.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
-
-    def compressed(self, stats: Stats) -> None:
-        """Count a compression."""
-        self._tokens.labels("original").inc(stats.original_tokens)
-        self._tokens.labels("kept").inc(stats.kept_tokens)
-        self._windows.inc(stats.windows)
+        self.received = Counter("cprs_body_bytes", "Bytes of bodies of requests.", registry=self.registry)
+        self.characters = Counter("cprs_characters", "Characters of compressed contexts.", ("side",), registry=self.registry)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text format."""
+        """All of it, as Prometheus reads it."""
         return generate_latest(self.registry)
+
+
+class _Totals(Collector):
+    def __init__(self, totals: dict[str, tuple[str, Callable[[], int]]]) -> None:
+        self._totals = totals
+
+    def collect(self) -> list[CounterMetricFamily]:
+        return [CounterMetricFamily(name, about, value=read()) for name, (about, read) in self._totals.items()]

@@ -1,7 +1,7 @@
 """Answers that are no result: each has a status, a type to program against, and a message for people."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -66,10 +66,18 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
 
 def _invalid(error: ValidationError) -> Refusal:
     """Tell the first thing that is wrong, by name, and not what was sent."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    name, *rest = first["loc"] or ("",)
-    place = "".join(f"[{part}]" for part in rest if isinstance(part, int))
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [(index, _named(wrong["loc"])) for index, wrong in enumerate(found)]
+    argument = places[0][1][0]
+    index, (name, *rest) = max((place for place in places if place[1][0] == argument), key=lambda place: len(place[1]))
+    first = found[index]  # of what an argument may be, that to which it came closest
+    place = "".join(f"[{part}]" for part in rest)
     if first["type"] == "extra_forbidden":
         known = ", ".join(ARGUMENTS)
         return Refusal(422, "ArgumentError", f"there is no argument of this name; there are {known}", str(name)[:64])
     return Refusal(422, "ArgumentError", f"{name}{place}: {first['msg']}".removeprefix(": "), str(name) or None)
+
+
+def _named(location: Sequence[str | int]) -> list[str | int]:
+    """An argument and the indices in it, without pydantic's words for the kinds that it tried."""
+    return [location[0] if location else "", *(part for part in location[1:] if isinstance(part, int))]

@@ -1,143 +1,188 @@
-"""One thread that reads the windows of all requests, in turns: a book holds up no question about a page.
+"""Batches across requests: the windows of all of them go through one critic as one stream, and no book holds up a question.
 
-Windows carry their own prompts, so those of many requests go through the critic as one stream, in which every request that has
-windows left gives one a round. A request that comes while the stream runs joins it.
+A window carries its own prompt, so it does not matter whose window comes next; results are those of the local engine, to the
+byte. One thread cuts and sends. The stream ends when nothing is left to send, and begins anew with the next request.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from cprs_integrations.engine import CPRSEngine, Job
-from cprs_integrations.errors import CPRSError
+from cprs_integrations.errors import CPRSError, CriticError
+from cprs_integrations.scored import Scored
 from cprs_integrations.windows import Window
+
+_EVERY = 4  # one window in so many goes to the request that came first, so that the long ones come to an end, too
 
 
 class Ticket:
-    """A request's place in the stream.
+    """A request on its way through the critic.
 
     Attributes:
-        make: makes its job; called again if the stream broke, to find out whose fault it was.
-        job: what is read for it now.
-        ready: the job, once all its windows have their scores.
-        done: characters that have been read.
+        job: its context and question.
+        future: its scores, or why there are none.
+        tokens: how many tokens of it were sent.
+        characters: how many characters of it have their scores.
     """
 
-    def __init__(self, make: Callable[[], Job]) -> None:
-        self.make, self.job = make, make()
-        self.ready: Future[Job] = Future()
-        self.done = 0
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.future: Future[Scored] = Future()
+        self.tokens = self.characters = 0
+        self.windows = job.windows()
+        self._is_closed = False
 
     @property
-    def total(self) -> int:
-        """Characters that are to be read."""
-        return len(self.job.context)
+    def need(self) -> tuple[int, int]:
+        """What has had least comes first; of those that had the same, the shortest."""
+        return self.tokens, len(self.job.context)
 
-    def cancel(self) -> None:
-        """Read no further: nobody waits for it any more."""
-        self.ready.cancel()
+    def close(self) -> bool:
+        """Return True once: for the one who brings this request to its end."""
+        is_first, self._is_closed = not self._is_closed, True
+        return is_first
 
-    def finish(self) -> None:
-        """Hand over the job, unless nobody waits for it."""
-        if not self.ready.done():
-            self.ready.set_result(self.job)
-
-    def fail(self, error: Exception) -> None:
-        """Hand over an error instead."""
-        if not self.ready.done():
-            self.ready.set_exception(error)
+    def fail(self, error: BaseException) -> None:
+        """End without scores."""
+        if self.close() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class Scheduler:
-    """Takes tickets from any thread, and reads for them until it is closed.
+    """Sends the windows of many requests through the critic of one engine, fairly.
 
     Args:
-        engine: whose critic reads.
+        engine: whose critic reads them.
+        pool: where requests are brought to their end: blended with shared words, and read a second time.
     """
 
-    def __init__(self, engine: CPRSEngine) -> None:
-        self._engine = engine
-        self._changed = threading.Condition()
-        self._arrived: deque[Ticket] = deque()
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._work, name="cprs-scheduler", daemon=True)
-        self._thread.start()
+    def __init__(self, engine: CPRSEngine, pool: ThreadPoolExecutor) -> None:
+        self.engine, self._pool = engine, pool
+        self.windows = self.tokens = self.failures = 0
+        self._active: list[Ticket] = []
+        self._news = threading.Condition()
+        self._turn = 0
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
 
-    def take(self, make: Callable[[], Job]) -> Ticket:
-        """Queue a job.
-
-        Raises:
-            ArgumentError: what `make` raises.
-        """
-        ticket = Ticket(make)
-        with self._changed:
-            if self._is_closing:
-                raise CPRSError("the server is stopping; ask another one")
-            self._arrived.append(ticket)
-            self._changed.notify()
+    def submit(self, job: Job) -> Ticket:
+        """Take a request. The thread that sends is started with the first one."""
+        ticket = Ticket(job)
+        with self._news:
+            if self._is_closed:
+                raise CPRSError("the scheduler is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="cprs-scheduler", daemon=True)
+                self._thread.start()
+            self._active.append(ticket)
+            self._news.notify()
         return ticket
 
-    def close(self) -> None:
-        """Finish what was taken, then stop."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify()
-        self._thread.join()
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a request: no more of its windows are sent."""
+        with self._news:
+            ticket.future.cancel()
+            ticket.close()
+            if ticket in self._active:
+                self._active.remove(ticket)
 
-    def _work(self) -> None:
+    def close(self) -> None:
+        """Finish what was taken, and stop."""
+        with self._news:
+            self._is_closed = True
+            self._news.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._arrived or self._is_closing)
-                if not self._arrived:
+            with self._news:
+                self._news.wait_for(lambda: self._active or self._is_closed)
+                if not self._active:
                     return
             self._stream()
 
     def _stream(self) -> None:
-        """Read until no request has a window left."""
-        tickets: dict[Job, Ticket] = {}
+        """Send windows for as long as there are any."""
+        sent: deque[tuple[Ticket, Window]] = deque()
+
+        def windows() -> Iterator[tuple[Job, Window]]:
+            while (found := self._next()) is not None:
+                sent.append(found)
+                yield found[0].job, found[1]
+
         try:
-            for job, window in self._engine.drive(self._turns(tickets)):
-                tickets[job].done += window.characters
-                self._finish(tickets, job)
-        except Exception:  # noqa: BLE001 - each is asked again below, and its own error is told
-            pass
-        for ticket in tickets.values():
-            self._read_alone(ticket)
+            for _ in self.engine.drive(windows()):
+                self._note(*sent.popleft())
+            return
+        except Exception:  # noqa: BLE001 - found out below whose window it was
+            self.failures += 1
+        self._send_alone(sent)
 
-    def _turns(self, tickets: dict[Job, Ticket]) -> Iterator[tuple[Job, Window]]:
-        """A window of each request in turn; `tickets` are those whose scores are not all there."""
-        turns: deque[tuple[Ticket, Iterator[Window]]] = deque()
-        while True:
-            while self._arrived:
-                ticket = self._arrived.popleft()
-                tickets[ticket.job] = ticket
-                turns.append((ticket, ticket.job.windows()))
-            if not turns:
-                return
-            ticket, windows = turns.popleft()
-            if ticket.ready.done():  # nobody waits for it
-                tickets.pop(ticket.job, None)
-            elif window := next(windows, None):
-                turns.append((ticket, windows))
-                yield ticket.job, window
-            else:
-                self._finish(tickets, ticket.job)
+    def _send_alone(self, sent: deque[tuple[Ticket, Window]]) -> None:
+        """After a failure: send what has no answer yet one by one, so that nobody fails for his neighbour's window."""
+        if not sent and (found := self._next()) is not None:  # it failed before it took any: somebody has to be told
+            sent.append(found)
+        for ticket, window in sent:
+            if ticket.future.done():
+                continue
+            try:
+                for _ in self.engine.drive([(ticket.job, window)]):
+                    self._note(ticket, window)
+            except Exception as error:  # noqa: BLE001 - told to its request
+                self._remove(ticket)
+                ticket.fail(error)
 
-    def _finish(self, tickets: dict[Job, Ticket], job: Job) -> None:
-        if job.is_complete and (ticket := tickets.pop(job, None)):
-            ticket.finish()
+    def _next(self) -> tuple[Ticket, Window] | None:
+        while (ticket := self._choose()) is not None:
+            try:
+                window = next(ticket.windows, None)
+            except Exception as error:  # noqa: BLE001 - told to its request
+                self._remove(ticket)
+                ticket.fail(error if isinstance(error, CPRSError) else _wrapped(error))
+                continue
+            if window is None:
+                self._remove(ticket)
+                self._finish_if_complete(ticket)
+                continue
+            ticket.tokens += len(window.prompt.ids) + len(window.ids)
+            return ticket, window
+        return None
 
-    def _read_alone(self, ticket: Ticket) -> None:
-        """Read once more for a request whose stream broke: what fails now is its own fault."""
-        if ticket.ready.done():
+    def _choose(self) -> Ticket | None:
+        with self._news:
+            if not self._active:
+                return None
+            self._turn += 1
+            return self._active[0] if self._turn % _EVERY == 0 else min(self._active, key=lambda ticket: ticket.need)
+
+    def _note(self, ticket: Ticket, window: Window) -> None:
+        self.windows += 1
+        self.tokens += len(window.rows)
+        ticket.characters += window.characters
+        self._finish_if_complete(ticket)
+
+    def _finish_if_complete(self, ticket: Ticket) -> None:
+        if ticket.job.is_complete and ticket.close():
+            self._pool.submit(self._finish, ticket)
+
+    def _finish(self, ticket: Ticket) -> None:
+        if not ticket.future.set_running_or_notify_cancel():
             return
         try:
-            ticket.job, ticket.done = ticket.make(), 0
-            for _, window in self._engine.drive((ticket.job, window) for window in ticket.job.windows()):
-                ticket.done += window.characters
-                if ticket.ready.done():
-                    return
-            ticket.finish()
-        except Exception as error:  # noqa: BLE001 - the request's handler tells it
-            ticket.fail(error)
+            ticket.future.set_result(ticket.job.scored(self.engine.count_tokens))
+        except Exception as error:  # noqa: BLE001 - told to its request
+            ticket.future.set_exception(error if isinstance(error, CPRSError) else _wrapped(error))
+
+    def _remove(self, ticket: Ticket) -> None:
+        with self._news:
+            if ticket in self._active:
+                self._active.remove(ticket)
+
+
+def _wrapped(error: Exception) -> CriticError:
+    wrapped = CriticError(f"{type(error).__name__} while a context was cut or scored")
+    wrapped.__cause__ = error
+    return wrapped

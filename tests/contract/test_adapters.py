@@ -256,7 +256,8 @@ async def test_passthrough_returns_the_originals_and_says_why(framework):
         ({"on_error": "ignore"}, "on_error"),
         ({"ratio": 0.5}, "ratio"),
         ({"engine": 3}, "engine"),
-        ({"engine": "localhost:8000"}, "engine"),
+        ({"engine": "localhost:1"}, "url"),
+        ({"engine": "http://localhost:1", "token_counter": len}, "token_counter"),
         ({"engine": CPRSEngine(critic=KnownCritic({})), "critic": "mini"}, "engine"),
     ],
 )

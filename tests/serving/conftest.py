@@ -1,16 +1,9 @@
-import httpx
 import pytest
-from serving_support import served
+from served import serving
 
 
-@pytest.fixture(scope="session")
-def server():
-    """The shipped critic, served."""
-    with served() as (url, _):
-        yield url
-
-
-@pytest.fixture(scope="session")
-def client(server):
-    with httpx.Client(base_url=server, timeout=60) as client:
-        yield client
+@pytest.fixture(scope="module")
+def served(engine):
+    """The critic that ships, served."""
+    with serving(engine) as found:
+        yield found
