@@ -13,12 +13,12 @@ from cprs_integrations.errors import ArgumentError, ModelError
 __all__ = ["Critic", "TokenScores", "Tokens", "load_critic"]
 
 _loaded: dict[tuple[object, ...], Critic] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def _forget() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _loaded.clear()
 
 
@@ -31,8 +31,9 @@ def load_critic(model: str | None = None, *, device: str | None = None, dtype: s
 
     Args:
         model: None or "mini" for the critic that ships with the package; "reranker" for a sentence-transformers model,
-            whose folder is the option `model_path`; the folder of a critic trained with this package, or of a
-            QwenLong-CPRS checkpoint; or the id of such a checkpoint on the hub, "owner/name".
+            whose folder is the option `model_path`; "ray" for replicas on a Ray cluster, whose critic is the option
+            `critic`; the folder of a critic trained with this package, or of a QwenLong-CPRS checkpoint; or the id of such
+            a checkpoint on the hub, "owner/name".
         device: where it computes; None lets the critic choose.
         dtype: in which precision it computes; None lets the critic choose.
         **options: the other arguments of the critic's `from_pretrained`; plain values, as JSON has them, or objects with
@@ -93,6 +94,10 @@ def _load(model: str | None, options: dict[str, Any]) -> Critic:
             from cprs_integrations.critics.rerankers import RerankerCritic
 
             return RerankerCritic.from_pretrained(**options)
+        if model == "ray":
+            from cprs_integrations.critics.ray import RayCritic
+
+            return RayCritic.from_pretrained(**options)
         if model is not None and _is_qwenlong(model):
             from cprs_integrations.critics.qwenlong import QwenLongCritic
 

@@ -62,7 +62,8 @@ class Critic(Protocol):
 
     A critic may also have `blends` (`cprs_integrations.lexical.Blends`): how its scores join the count of shared words, and a
     second reading; `reach` (`cprs_integrations.tags.phrases`): how far a phrase goes on around its best words; and
-    `reads_white_space`: True hands it the white space between units too, for models that were trained on text as it stands.
+    `reads_white_space`: True hands it the white space between units too, for models that were trained on text as it stands;
+    and `reader()`: a copy without the model, to be sent to where windows are made (`critics.tokenizing.Sendable`).
     """
 
     @property

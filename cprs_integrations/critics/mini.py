@@ -15,7 +15,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from cprs_integrations.critics.base import B, E, I, Tokens, TokenScores
-from cprs_integrations.critics.tokenizing import plain_tokenizer
+from cprs_integrations.critics.tokenizing import Sendable, plain_tokenizer
 from cprs_integrations.critics.wordpieces import WordPieces
 from cprs_integrations.errors import ArgumentError, ModelError
 from cprs_integrations.lexical import Blend, Blends, Floats, Joint
@@ -28,7 +28,7 @@ _OUTPUTS = ("bioe", "kept", "words", "similar", "asked")
 _AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
 
 
-class MiniCritic:
+class MiniCritic(Sendable):
     """A cross-encoder that reads `[CLS] instruction [SEP] query [SEP] text` and tags every token of the text.
 
     One unpadded window is one call: int8 activations are scaled over all that is in a call, so a batch would make scores
@@ -38,8 +38,10 @@ class MiniCritic:
         session: the network, as `training.export.Outputs` describes it.
         tokenizer: of the network.
         config: the model folder's config.json.
-        threads: windows scored at once; None: one a core that this process may use.
+        threads: windows scored at once; None: one a core that this process may use, or as many as OMP_NUM_THREADS says.
     """
+
+    _model_names = ("session",)
 
     def __init__(
         self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, config: dict[str, Any], threads: int | None = None
@@ -132,6 +134,8 @@ def _raised(bioe: Floats, gain: Floats) -> Floats:
 
 
 def _cores() -> int:
+    if (told := os.environ.get("OMP_NUM_THREADS", "")).isdigit():  # Ray tells a process so what it has reserved for it
+        return max(1, int(told))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

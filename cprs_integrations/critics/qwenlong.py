@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cprs_integrations.critics.base import Tokens, TokenScores
-from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
+from cprs_integrations.critics.tokenizing import Sendable, plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, CPRSError, CriticError, ModelError, require
 from cprs_integrations.windows import Ints, Limits, Window
 
@@ -44,7 +44,7 @@ class Tags:
     ids: tuple[int, ...]
 
 
-class QwenLongCritic:
+class QwenLongCritic(Sendable):
     """QwenLong-CPRS (arXiv 2505.18092): a system prompt says what to extract, and every token gets a tag.
 
     Where the instruction names tag words (a rule such as "tag the needles with 'needle'"), the LM head's distribution over
@@ -71,6 +71,7 @@ class QwenLongCritic:
     """
 
     reads_white_space = True
+    _model_names = ("models",)
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class QwenLongCritic:
         if not models:
             raise ArgumentError("models must be at least one model")
         self.models = [model.eval() for model in models]
+        self._names_spans = models[0].lm_head is not None
         self.tokenizer = tokenizer
         config = self.models[0].config
         longest = config.max_position_embeddings
@@ -308,7 +310,7 @@ class QwenLongCritic:
             ArgumentError: there are no words, two of them begin with the same token, or the model has no LM head.
         """
         out = "; reword the tagging rule, or load the critic with other `tags`"
-        if self.models[0].lm_head is None:
+        if not self._names_spans:
             raise ArgumentError(f"tag words {words}: this checkpoint has no lm_head, so it names nothing{out}")
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise ArgumentError(f"tags must be words, not {words!r}{out}")

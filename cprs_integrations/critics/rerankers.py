@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cprs_integrations.critics.base import Tokens, TokenScores, unit_scores
-from cprs_integrations.critics.tokenizing import plain_tokenizer, tokenize
+from cprs_integrations.critics.tokenizing import Sendable, plain_tokenizer, tokenize
 from cprs_integrations.errors import ArgumentError, ModelError, require
 from cprs_integrations.windows import NO_TOKENS, Ints, Limits, Window
 
@@ -21,7 +21,7 @@ _SPECIAL = 4  # control tokens that a model puts around a pair
 _DEFAULT_LENGTH = 512
 
 
-class RerankerCritic:
+class RerankerCritic(Sendable):
     """Scores a unit by its similarity to the query (bi-encoder), or by reading both together (cross-encoder).
 
     A reranker knows units, not tokens, and no instructions: it reads the instruction only where the query is empty. The
@@ -39,6 +39,7 @@ class RerankerCritic:
     """
 
     separator = NO_TOKENS
+    _model_names = ("_model",)
 
     def __init__(
         self, model: "SentenceTransformer | CrossEncoder", *, threshold: float | None = None, batch_size: int = 32

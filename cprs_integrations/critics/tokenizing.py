@@ -1,7 +1,9 @@
 """Tokenizing for critics on the `tokenizers` library: offsets kept, control tokens plain text."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import chain
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -31,3 +33,23 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
         ends=offsets[:, 1],
         counts=np.array(counts, dtype=np.int32),
     )
+
+
+class Sendable:
+    """A critic that can be sent to another process without its model, to make windows there."""
+
+    _model_names: ClassVar[tuple[str, ...]]
+    """The attributes that hold the model."""
+
+    def reader(self) -> Self:
+        """Return a copy without the model: it encodes as this critic does, and cannot score."""
+        light = copy(self)
+        for name in self._model_names:
+            setattr(light, name, None)
+        return light
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, Tokenizer):
+                value.encode_special_tokens = True  # which a pickled tokenizer forgets
