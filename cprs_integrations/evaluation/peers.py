@@ -17,11 +17,9 @@ from cprs_integrations.selection import TokenCounter
 LLMLINGUA = "microsoft/llmlingua-2-bert-base-multilingual-cased-meetingbank"
 
 
-def embeddings_filter(model: MiniLM, count: TokenCounter) -> Method:
-    """LangChain's `EmbeddingsFilter` over sentences: it ranks them, and the best fill the budget."""
-    filters = require("langchain_classic.retrievers.document_compressors", "bench")
-    require("langchain_community", "bench")  # imported by the filter when it is called
-    from langchain_core.documents import Document
+def langchain_embeddings(model: MiniLM) -> Any:
+    """The embedding model as LangChain's `Embeddings`."""
+    require("langchain_core", "bench")
     from langchain_core.embeddings import Embeddings
 
     class Vectors(Embeddings):
@@ -32,23 +30,13 @@ def embeddings_filter(model: MiniLM, count: TokenCounter) -> Method:
         def embed_query(self, text: str) -> list[float]:
             return self.embed_documents([text])[0]
 
-    def order(query: str, pieces: list[str], owners: list[int]) -> list[int]:
-        documents = [Document(piece, metadata={"place": place}) for place, piece in enumerate(pieces)]
-        ranked = filters.EmbeddingsFilter(embeddings=Vectors(), k=len(documents)).compress_documents(documents, query)
-        return [document.metadata["place"] for document in ranked]
-
-    return Ranked(order, count, model=model)
+    return Vectors()
 
 
-def sentence_optimizer(model: MiniLM) -> Method:
-    """LlamaIndex's `SentenceEmbeddingOptimizer`, without neighbours: its percentile is the budget's share.
-
-    It keeps everything of a document with so few sentences that their share is less than one.
-    """
+def llama_index_embedding(model: MiniLM) -> Any:
+    """The embedding model as LlamaIndex's `BaseEmbedding`."""
     require("llama_index.core", "bench")
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
-    from llama_index.core.schema import NodeWithScore, TextNode
 
     class Vectors(BaseEmbedding):
         def _get_text_embedding(self, text: str) -> list[float]:
@@ -64,10 +52,40 @@ def sentence_optimizer(model: MiniLM) -> Method:
         async def _aget_query_embedding(self, query: str) -> list[float]:
             return self._get_text_embedding(query)
 
+    return Vectors()
+
+
+def embeddings_filter(model: MiniLM, count: TokenCounter) -> Method:
+    """LangChain's `EmbeddingsFilter` over sentences: it ranks them, and the best fill the budget."""
+    filters = require("langchain_classic.retrievers.document_compressors", "bench")
+    require("langchain_community", "bench")  # imported by the filter when it is called
+    from langchain_core.documents import Document
+
+    vectors = langchain_embeddings(model)
+
+    def order(query: str, pieces: list[str], owners: list[int]) -> list[int]:
+        documents = [Document(piece, metadata={"place": place}) for place, piece in enumerate(pieces)]
+        ranked = filters.EmbeddingsFilter(embeddings=vectors, k=len(documents)).compress_documents(documents, query)
+        return [document.metadata["place"] for document in ranked]
+
+    return Ranked(order, count, model=model)
+
+
+def sentence_optimizer(model: MiniLM) -> Method:
+    """LlamaIndex's `SentenceEmbeddingOptimizer`, without neighbours: its percentile is the budget's share.
+
+    It keeps everything of a document with so few sentences that their share is less than one.
+    """
+    require("llama_index.core", "bench")
+    from llama_index.core.postprocessor import SentenceEmbeddingOptimizer
+    from llama_index.core.schema import NodeWithScore, TextNode
+
+    vectors = llama_index_embedding(model)
+
     def keep(item: Item, budget: Budget) -> Kept:
         clock = Clock(model)
         nodes = [NodeWithScore(node=TextNode(text=text)) for text in item.documents if text.strip()]
-        optimizer = SentenceEmbeddingOptimizer(Vectors(), budget.ratio(item), context_before=0, context_after=0)
+        optimizer = SentenceEmbeddingOptimizer(vectors, budget.ratio(item), context_before=0, context_after=0)
         found = optimizer.postprocess_nodes(nodes, query_str=item.question)
         return Kept(BLANK_LINE.join(node.node.get_content() for node in found), {"compress": clock.seconds})
 

@@ -116,7 +116,7 @@ def write_onnx(model: MiniModel, path: Path) -> None:
     length = torch.export.Dim("length", min=8, max=512)
     program = torch.onnx.export(
         Outputs(model).eval(), (example,), input_names=["ids"], output_names=["bioe", "kept", "words", "similar", "asked"],
-        opset_version=_OPSET, dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False,
+        opset_version=_OPSET, dynamic_shapes={"ids": {1: length}}, dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError, ModelError
-from cprs_integrations.training.calibrate import READ, UNREAD, calibrate
+from cprs_integrations.training.calibrate import CALIBRATION, READ, UNREAD, calibrate
 from cprs_integrations.training.export import SECOND, export, keep, load
 from cprs_integrations.training.mini import Recipe, load_tokenizer, train
 
@@ -53,7 +53,7 @@ def minilm_folder() -> Path:
 
 def make(
     recipe: Recipe, data: Path, out: Path, *, device: str = "cpu", start: Path | None = None, haystack: Path | None = None,
-    show_progress: bool = False,
+    calibration: int = CALIBRATION, show_progress: bool = False,
 ) -> str:  # fmt: skip
     """Train a critic, and write the folder `out/model`.
 
@@ -64,6 +64,8 @@ def make(
         device: where to train: "cpu" or "cuda".
         start: checkpoint of another run whose weights this one begins with; None: those of all-MiniLM-L6-v2.
         haystack: folder of long texts to hide look-up tasks in.
+        calibration: contexts that the calibration scores, each of up to ten texts; where these are long it may take longer
+            than a short training.
         show_progress: show a progress bar.
 
     Returns:
@@ -78,19 +80,20 @@ def make(
     minilm = minilm_folder()
     train(recipe, data, minilm, out, device, start, haystack, show_progress)
     second = SECOND if recipe.second else 0
-    return finish(out / "checkpoint.pt", data, out / "model", recipe.shares, second=second)
+    return finish(out / "checkpoint.pt", data, out / "model", recipe.shares, second=second, calibration=calibration)
 
 
 def finish(
-    checkpoint: Path, data: Path, out: Path, shares: dict[str, int], *, is_quantized: bool = True, second: int = SECOND
-) -> str:
+    checkpoint: Path, data: Path, out: Path, shares: dict[str, int], *, is_quantized: bool = True, second: int = SECOND,
+    calibration: int = CALIBRATION,
+) -> str:  # fmt: skip
     """Export a checkpoint to the folder `out` and calibrate it there; return the report."""
     minilm = minilm_folder()
     model = load(checkpoint, minilm, load_tokenizer(minilm).token_to_id("[SEP]"))
     export(model, minilm / "tokenizer.json", out, is_quantized=is_quantized, second=second)
     ours = {name: share for name, share in READ.items() if name in shares}
     foreign = {name: share for name, share in UNREAD.items() if (data / f"{name}.jsonl.gz").exists()}
-    return calibrate(out, data, ours, foreign)
+    return calibrate(out, data, ours, foreign, items=calibration)
 
 
 KEPT = Path(__file__).parent / "mini.safetensors"
