@@ -6,5 +6,5 @@ RUN pip install --no-cache-dir "/src[serve]" && rm -r /src
 USER cprs
 EXPOSE 8000
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=3)"]
-# anybody can reach a published port: CPRS_TOKEN must be set, or the server says so and ends
+# anybody can reach a published port: set CPRS_TOKEN
 CMD ["cprs", "serve", "--host", "0.0.0.0", "--port", "8000"]

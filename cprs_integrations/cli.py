@@ -1,4 +1,4 @@
-"""The command line: `cprs compress`, `cprs demo`, `cprs train`, `cprs bench` and `cprs serve`. Needs the extra "cli"."""
+"""The command line: `cprs compress`, `compress-dataset`, `demo`, `serve`, `train` and `bench`. Needs the extra "cli"."""
 
 import json
 import sys
@@ -37,7 +37,6 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
     import typer
 
     from cprs_integrations.evaluation.command import bench
-    from cprs_integrations.serving.command import serve
 
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -108,8 +107,9 @@ def _app():  # type: ignore[no-untyped-def]  # noqa: ANN202 - its type is of an 
             _fail(error)
 
     _add_train(app)
+    _add_dataset(app)
+    _add_serve(app)
     app.command()(bench)
-    app.command()(serve)
     return app
 
 
@@ -136,6 +136,92 @@ def _add_train(app: Any) -> None:
         except (CPRSError, OSError) as error:
             _fail(error)
         sys.stdout.write(f"{report}{out / 'model'}\n")
+
+
+def _add_dataset(app: Any) -> None:
+    import typer
+
+    @app.command("compress-dataset")  # type: ignore[untyped-decorator]
+    def compress_dataset(
+        source: Annotated[list[Path], typer.Argument(help="Files or a folder: all .jsonl, or all .parquet.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results; a run that is in there goes on.")],
+        documents: Annotated[str, typer.Option(help="Column of the documents: a text, or a list of texts.")] = "documents",
+        query: Annotated[str | None, typer.Option("--query", "-q", help="The question of all rows.")] = None,
+        query_column: Annotated[str | None, typer.Option(help="Column of each row's question.")] = None,
+        titles: Annotated[str | None, typer.Option(help="Column of the titles, one a document.")] = None,
+        instruction: Annotated[str | None, typer.Option("--instruction", "-i", help="What to keep, in your words.")] = None,
+        granularity: Annotated[str | None, typer.Option(help="keyword, sentence, paragraph or document.")] = None,
+        threshold: Annotated[float | None, typer.Option(help="Keep what scores at least this, from 0 to 1.")] = None,
+        max_ratio: Annotated[float | None, typer.Option(help="Keep at most this share of a row's characters.")] = None,
+        max_tokens: Annotated[int | None, typer.Option(help="Keep at most this many tokens of a row.")] = None,
+        protect: Annotated[list[str] | None, typer.Option(help="Regular expression to keep first; repeatable.")] = None,
+        critic: Annotated[str | None, typer.Option(help="Folder or id of a critic; default: the one that ships.")] = None,
+        device: Annotated[str | None, typer.Option(help="Where the critic computes, e.g. cuda.")] = None,
+        workers: Annotated[int | None, typer.Option(help="Processes with a critic; default: as many as fit.")] = None,
+        num_cpus: Annotated[float, typer.Option(help="Cores that each reserves.")] = 1,
+        num_gpus: Annotated[float, typer.Option(help="GPUs that each reserves.")] = 0,
+        record_errors: Annotated[bool, typer.Option(help="Write rows with bad input with their error, and go on.")] = False,
+    ) -> None:
+        """Compress every row of JSONL or Parquet files on a Ray cluster. Needs the extra "ray".
+
+        RAY_ADDRESS names the cluster; without it, one is started on this machine.
+        """
+        options: dict[str, Any] = {
+            "instruction": instruction,
+            "granularity": granularity,
+            "threshold": threshold,
+            "max_ratio": max_ratio,
+            "max_tokens": max_tokens,
+            "protect": protect or (),
+        }
+        try:
+            from cprs_integrations.dataset import compress_dataset as run
+
+            summary = run(
+                source,
+                out,
+                documents=documents,
+                query=query,
+                query_column=query_column,
+                titles=titles,
+                critic=critic,
+                critic_options={"device": device} if device else None,
+                on_error="record" if record_errors else "raise",
+                workers=workers,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                show_progress=True,
+                **options,
+            )
+        except (CPRSError, OSError) as error:
+            _fail(error)
+        sys.stdout.write(f"{out}: {summary.rows:,} rows in {summary.parts:,} files, {summary.failed:,} with an error\n")
+
+
+def _add_serve(app: Any) -> None:
+    import typer
+
+    @app.command()  # type: ignore[untyped-decorator]
+    def serve(
+        host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.", min=0, max=65_535)] = 8700,
+        critic: Annotated[str | None, typer.Option(help="Folder or id of a critic; default: the one that ships.")] = None,
+        device: Annotated[str | None, typer.Option(help="Where the critic computes, e.g. cuda.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="In which precision, e.g. bfloat16.")] = None,
+    ) -> None:
+        """Serve the engine over HTTP, with a page to try it at /. Needs the extra "serve".
+
+        The token and the limits are environment variables (CPRS_TOKEN, CPRS_MAX_BODY_BYTES, ...): docs/deploy.md has them all.
+        """
+        try:
+            require("uvicorn", "serve")
+            require("cprs_integrations.serving", "serve")
+            from cprs_integrations.serving import Settings
+            from cprs_integrations.serving.command import serve as run
+
+            run(host, port, Settings.from_environment(), model=critic, device=device, dtype=dtype)
+        except (CPRSError, OSError) as error:
+            _fail(error)
 
 
 def _demo(questions: Sequence[str], max_tokens: int) -> None:

@@ -15,6 +15,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_addoption(parser):
     parser.addoption("--data", type=Path, help="folder with the evaluation data, for the tests marked data")
     parser.addoption("--goldens", type=Path, help="folder with the reference's outputs, for the tests marked golden")
+    parser.addoption("--screenshot", type=Path, help="where the browser test writes the picture of the playground")
 
 
 @pytest.fixture(scope="session")

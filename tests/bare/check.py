@@ -10,7 +10,17 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "transformers", "langchain_core", "llama_index", "sentence_transformers", "pydantic", "typer", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "langchain_core",
+    "llama_index",
+    "sentence_transformers",
+    "pydantic",
+    "typer",
+    "rich",
+    "httpx",
+}
 
 WORKS = """
 import sys
@@ -43,6 +53,9 @@ EXTRAS = (
     ("langchain", "import cprs_integrations.langchain"),
     ("llama-index", "import cprs_integrations.llama_index"),
     ("rerankers", 'CPRSEngine.from_pretrained("reranker", model_path="x")'),
+    ("remote", 'from cprs_integrations import RemoteEngine; RemoteEngine("http://localhost:8700")'),
+    ("serve", "import cprs_integrations.serving"),
+    ("ray", 'CPRSEngine.from_pretrained("ray", replicas=1)'),
     ("torch", "import cprs_integrations.training"),
     ("torch", "import cprs_integrations.models"),
     ("bench", 'from cprs_integrations.evaluation.rankings import bm25; bm25("a", ["b"], [0])'),
