@@ -8,7 +8,7 @@ ITEMS ?= 500
 SCREENSHOT ?=
 NOTEBOOKS ?=
 
-.PHONY: demo test lint bare data-test golden-test browser-test cluster-test bench notebooks clean
+.PHONY: demo test lint bare data-test golden-test browser-test cluster-test notebooks-test bench notebooks clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
@@ -58,6 +58,10 @@ cluster-test: .venv/dev
 # the shipped critic against its goals: make bench DATA=folder ITEMS=500
 bench: .venv/dev
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
+
+# the notebooks that take a minute or more each
+notebooks-test: .venv/dev
+	$(BIN)/python -m pytest tests/notebooks -m slow
 
 # all notebooks again, with their outputs; some minutes each: make notebooks [NOTEBOOKS="02 04"]
 notebooks: .venv/dev
