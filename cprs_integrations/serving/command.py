@@ -1,6 +1,7 @@
 """`cprs serve`: the app on uvicorn, with a shutdown that finishes what it took."""
 
 import asyncio
+import gc
 import socket
 import sys
 from types import FrameType
@@ -68,6 +69,7 @@ def serve(host: str, port: int, settings: Settings, **critic: Any) -> None:
     app = create_app(engine, settings)
     listening = _listening(host, port)
     sys.setswitchinterval(_SWITCH)
+    gc.freeze()  # what is loaded stays: collecting garbage need not look at it, and is over sooner
     config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False, lifespan="on", ws="none")
     server = Server(config, app.state.service)
     address, bound = listening.getsockname()[:2]

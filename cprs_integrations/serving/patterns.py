@@ -25,6 +25,7 @@ SECONDS = 5.0
 """How long the patterns of a request may run: each search is linear, but there may be as many as there are matches."""
 
 _MEMORY = 4 * 2**20  # bytes that RE2 may use for a pattern
+_PART = 65_536  # characters that are encoded at once
 _WORDS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _OTHERS = bytes(byte for byte in range(256) if byte not in _WORDS and byte != 0x0A)
 _IS_WORD = re.compile(r"\w")
@@ -139,7 +140,7 @@ class LinearPattern:
         byte_of: dict[tuple[bool, ...], int] = {}
         table: dict[int, int] = {}
         members: list[list[int]] = [[] for _ in self._sets]
-        for character in sorted(set(text)):
+        for character in sorted(set().union(*map(set, _parts(text)))):
             is_in = tuple(known.match(character) is not None for known in self._sets)
             is_word = _IS_WORD.match(character) is not None
             key = (is_word, character == "\n", *is_in)
@@ -153,7 +154,7 @@ class LinearPattern:
                 for number in (number for number, inside in enumerate(is_in) if inside):
                     members[number].append(byte)
             table[ord(character)] = byte_of[key]
-        encoded = text.translate(table).encode("latin-1")
+        encoded = b"".join(part.translate(table).encode("latin-1") for part in _parts(text))
         if self._ends_text and text.endswith("\n"):
             for found in members:
                 found += [0x0A] * (table[0x0A] in found)
@@ -221,6 +222,12 @@ class LinearPattern:
 
     def _refused(self, reason: str) -> ArgumentError:
         return ArgumentError(f"protect: {self.pattern!r} is not run here: {reason}")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text piece by piece: no other thread runs while a piece is worked on, and probes are to be answered."""
+    for start in range(0, len(text), _PART):
+        yield text[start : start + _PART]
 
 
 def linear(patterns: Sequence[str]) -> list[LinearPattern]:

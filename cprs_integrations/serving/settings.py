@@ -17,7 +17,8 @@ class Settings:
 
     Attributes:
         token: what clients must send as `Authorization: Bearer TOKEN`; None lets everybody in who reaches the port.
-        max_body_bytes: largest body of a request.
+        max_body_bytes: largest body of a request. While a body is parsed, in one go, nothing else is answered: some 10 ms
+            for each megabyte.
         max_documents: most documents of a request.
         max_queue: requests taken and not yet answered; one more gets 429.
         body_seconds: how long a client may take to send a body.
@@ -29,7 +30,7 @@ class Settings:
     """
 
     token: str | None = field(default=None, repr=False)
-    max_body_bytes: int = 16 * 2**20
+    max_body_bytes: int = 8 * 2**20
     max_documents: int = 1_000
     max_queue: int = 64
     body_seconds: float = 30.0
