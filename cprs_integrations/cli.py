@@ -203,11 +203,15 @@ def _add_serve(app: Any) -> None:
 
     @app.command()  # type: ignore[untyped-decorator]
     def serve(
-        host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all of this machine.")] = "127.0.0.1",
-        port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.", min=0, max=65_535)] = 8700,
+        host: Annotated[str, typer.Option(help="Address to listen at; others than loopback need CPRS_TOKEN.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.", min=0, max=65_535)] = 8000,
         critic: Annotated[str | None, typer.Option(help="Folder or id of a critic; default: the one that ships.")] = None,
         device: Annotated[str | None, typer.Option(help="Where the critic computes, e.g. cuda.")] = None,
         dtype: Annotated[str | None, typer.Option(help="In which precision, e.g. bfloat16.")] = None,
+        cache_mb: Annotated[int, typer.Option(help="Memory for units and tokens of documents that come again.", min=0)] = 0,
+        no_token: Annotated[
+            bool, typer.Option("--no-token", help="Let in whoever reaches an address that others reach.")
+        ] = False,
     ) -> None:
         """Serve the engine over HTTP, with a page to try it at /. Needs the extra "serve".
 
@@ -217,9 +221,13 @@ def _add_serve(app: Any) -> None:
             require("uvicorn", "serve")
             require("cprs_integrations.serving", "serve")
             from cprs_integrations.serving import Settings
+            from cprs_integrations.serving.command import check_open
             from cprs_integrations.serving.command import serve as run
 
-            run(host, port, Settings.from_environment(), model=critic, device=device, dtype=dtype)
+            settings = Settings.from_environment()
+            if not no_token:
+                check_open(host, settings)
+            run(host, port, settings, cache_mb, model=critic, device=device, dtype=dtype)
         except (CPRSError, OSError) as error:
             _fail(error)
 

@@ -43,7 +43,7 @@ class RemoteEngine:
     processes, copied and pickled. A pickle has the token in it, if one was given.
 
     Args:
-        url: of the server, as "http://127.0.0.1:8700".
+        url: of the server, as "http://127.0.0.1:8000".
         token: what the server asks for; None: the environment variable `CPRS_TOKEN`, read at each call.
         timeout: seconds without a sign from the server after which a call fails; at least the server's own limit.
         retries: how often a call is tried again when the server is busy (429, 503) or cannot be reached, before a byte of

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import ipaddress
 import socket
 import sys
 from types import FrameType
@@ -9,13 +10,14 @@ from typing import Any
 
 import uvicorn
 
+from cprs_integrations.caching import DocumentCache
 from cprs_integrations.engine import CPRSEngine
+from cprs_integrations.errors import ArgumentError
 from cprs_integrations.serving.app import create_app
 from cprs_integrations.serving.logs import LOGGER, configure
 from cprs_integrations.serving.service import Service
 from cprs_integrations.serving.settings import Settings
 
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 _SWITCH = 0.001  # seconds for which a thread may keep the others, and with them the probes, from running Python
 
 
@@ -49,13 +51,24 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(host: str, port: int, settings: Settings, **critic: Any) -> None:
+def check_open(host: str, settings: Settings) -> None:
+    """Refuse to let everybody in by mistake.
+
+    Raises:
+        ArgumentError: others than this machine reach the address, and there is no token.
+    """
+    if settings.token is None and not _is_loopback(host):
+        raise ArgumentError(f"--host {host} can be reached by others: set CPRS_TOKEN to a secret, or say --no-token")
+
+
+def serve(host: str, port: int, settings: Settings, cache_mb: int = 0, **critic: Any) -> None:
     """Load a critic, then serve it until a signal.
 
     Args:
         host: address to listen at.
         port: 0: any that is free; the log tells.
         settings: limits.
+        cache_mb: megabytes (of 2**20 bytes) for units and tokens of documents that come again; 0: nothing is remembered.
         **critic: arguments of `CPRSEngine.from_pretrained`.
 
     Raises:
@@ -63,9 +76,8 @@ def serve(host: str, port: int, settings: Settings, **critic: Any) -> None:
         OSError: the address cannot be used.
     """
     engine = CPRSEngine.from_pretrained(**critic)
+    engine.cache = DocumentCache(cache_mb * 2**20) if cache_mb else None
     configure()
-    if settings.token is None and host not in _LOCAL:
-        LOGGER.warning("no token is set: everybody who reaches %s gets in; set CPRS_TOKEN", host)
     app = create_app(engine, settings)
     listening = _listening(host, port)
     sys.setswitchinterval(_SWITCH)
@@ -94,3 +106,10 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

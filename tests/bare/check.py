@@ -53,7 +53,7 @@ EXTRAS = (
     ("langchain", "import cprs_integrations.langchain"),
     ("llama-index", "import cprs_integrations.llama_index"),
     ("rerankers", 'CPRSEngine.from_pretrained("reranker", model_path="x")'),
-    ("remote", 'from cprs_integrations import RemoteEngine; RemoteEngine("http://localhost:8700")'),
+    ("remote", 'from cprs_integrations import RemoteEngine; RemoteEngine("http://localhost:8000")'),
     ("serve", "import cprs_integrations.serving"),
     ("ray", 'CPRSEngine.from_pretrained("ray", replicas=1)'),
     ("torch", "import cprs_integrations.training"),
