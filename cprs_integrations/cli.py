@@ -155,6 +155,9 @@ def _add_dataset(app: Any) -> None:
         max_ratio: Annotated[float | None, typer.Option(help="Keep at most this share of a row's characters.")] = None,
         max_tokens: Annotated[int | None, typer.Option(help="Keep at most this many tokens of a row.")] = None,
         protect: Annotated[list[str] | None, typer.Option(help="Regular expression to keep first; repeatable.")] = None,
+        prefilter: Annotated[
+            float | None, typer.Option(help="Read only this share of long texts, by the query's words.")
+        ] = None,
         critic: Annotated[str | None, typer.Option(help="Folder or id of a critic; default: the one that ships.")] = None,
         device: Annotated[str | None, typer.Option(help="Where the critic computes, e.g. cuda.")] = None,
         workers: Annotated[int | None, typer.Option(help="Processes with a critic; default: as many as fit.")] = None,
@@ -173,6 +176,7 @@ def _add_dataset(app: Any) -> None:
             "max_ratio": max_ratio,
             "max_tokens": max_tokens,
             "protect": protect or (),
+            "prefilter": prefilter,
         }
         try:
             from cprs_integrations.dataset import compress_dataset as run

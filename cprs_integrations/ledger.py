@@ -170,16 +170,14 @@ class Ledger:
     ) -> None:
         """Write down what is known of tokens; those before them that nobody has read count as not worth keeping."""
         words = None if words is None else np.clip(words, -_FARTHEST, _FARTHEST)
-        columns = (
-            (self.odds, odds, -_FARTHEST),
-            (self.begin, begin, 0),
-            (self.words, words, -_FARTHEST),
-            (self.label, label, 0),
-        )
-        for column, values, unread in columns:
+        for (column, unread), values in zip(self._columns(), (odds, begin, words, label), strict=True):
             if values is not None:
                 column.extend(unread, start - column.length)
                 column.extend(values, count)
+
+    def _columns(self) -> tuple[tuple[Growing, float], ...]:
+        """What is known of each token, and what stands there if nobody has read it."""
+        return (self.odds, -_FARTHEST), (self.begin, 0.0), (self.words, -_FARTHEST), (self.label, 0.0)
 
     def skip(self, window: Window) -> None:
         """Note that the critic does not read a window: nothing in it is worth keeping, as far as the critic can tell."""
@@ -189,7 +187,7 @@ class Ledger:
 
     def settle(self, context: LongContext) -> Settled:
         """Blend the critic's scores with shared words and names, once all are there."""
-        for column, rest in ((self.odds, -_FARTHEST), (self.begin, 0.0), (self.words, -_FARTHEST), (self.label, 0.0)):
+        for column, rest in self._columns():
             if column.length:
                 column.extend(rest, self.token_starts.length - column.length)
         borders = np.append(self.borders.array[: self.borders.length], self.token_starts.length)

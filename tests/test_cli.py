@@ -39,6 +39,13 @@ def test_standard_input_is_read(arguments):
     assert ANSWER in out
 
 
+def test_a_prefilter_leaves_windows_unread():
+    text = "\n".join(f"Page {number} tells of the weather." for number in range(400)) + "\n" + "\n\n".join(CAPITALS)
+    code, out, _ = cprs("compress", "-q", QUESTION, "--prefilter", "0.1", "--json", stdin=text.encode())
+    assert code == 0
+    assert json.loads(out)["stats"]["skipped_windows"] > 0
+
+
 def test_json_has_files_spans_and_statistics(files):
     code, out, _ = cprs("compress", *files, "-q", QUESTION, "--json", "--max-ratio", "0.3", "--protect", "flour")
     found = json.loads(out)

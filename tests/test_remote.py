@@ -55,6 +55,17 @@ def test_results_are_those_of_the_local_engine(far, engine, bounds):
     assert found._repr_html_()
 
 
+def test_a_prefilter_travels(far, engine):
+    text = "\n".join(f"Page {number} tells of the weather." for number in range(400)) + "\n" + "\n".join(CAPITALS)
+    options = {"prefilter": 0.1, "max_ratio": 0.02}
+    found = far.compress(text, QUESTION, **options)
+    assert found.stats.skipped_windows > 0
+    assert timeless(found) == timeless(engine.compress(text, QUESTION, **options))
+    assert timeless(asyncio.run(far.acompress(text, QUESTION, **options))) == timeless(found)
+    assert list(map(timeless, far.compress_batch([(text, QUESTION)], **options))) == [timeless(found)]
+    assert timeless(far.score(text, QUESTION, prefilter=0.1).select(max_ratio=0.02)) == timeless(found)
+
+
 def test_one_text_and_a_tuple_are_documents_too(far, engine):
     for documents in ("\n".join(CAPITALS), tuple(CAPITALS), [], [" "]):
         expected = engine.compress(documents, QUESTION, granularity="keyword", max_ratio=0.1)
@@ -108,6 +119,7 @@ def test_progress_is_shown_and_changes_nothing(far, engine, capsys):
         ({"documents": "a", "query": "q", "titles": "t"}, "titles"),
         ({"documents": "a", "query": "q", "protect": ["("]}, "protect"),
         ({"documents": "a", "query": "q", "token_counter": 3}, "token_counter"),
+        ({"documents": "a", "query": "q", "prefilter": 2}, "prefilter"),
     ],
 )
 def test_bad_arguments_are_refused_here_in_the_words_of_the_local_engine(known, arguments, named):

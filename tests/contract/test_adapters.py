@@ -171,6 +171,24 @@ def test_the_result_is_the_engine_s_own(framework, engine):
     assert [piece.text for piece in found if piece.text] == [document.text for document in context.documents if document.text]
 
 
+def test_a_prefilter_reaches_the_engine(framework):
+    class Counting(KnownCritic):
+        windows = 0
+
+        def score(self, windows):
+            for window in windows:
+                self.windows += 1
+                yield from super().score([window])
+
+    texts = [*(f"Paragraph {number} speaks of the weather over the hills. " * 40 for number in range(20)), *TEXTS]
+    counted = []
+    for share in (None, 0.2):
+        critic = Counting({})
+        framework.run(framework.adapter(engine=CPRSEngine(critic=critic), prefilter=share), framework.inputs(texts), QUESTION)
+        counted.append(critic.windows)
+    assert 0 < counted[1] <= 0.2 * counted[0] + 1
+
+
 async def test_async_gives_the_same_and_calls_run_beside_each_other(framework):
     adapter = framework.adapter(**OPTIONS)
     expected = framework.plain(framework.run(adapter, framework.inputs(TEXTS), QUESTION))

@@ -25,6 +25,7 @@ REQUESTS = [
     {"documents": list(CAPITALS), "instruction": "names and dates only", "threshold": 0.2},
     {"documents": DOCUMENTS, "query": "Everest", "titles": ["a", None, "b", "", "c", "d", "e"], "max_ratio": 0.5},
     {"documents": list(CAPITALS), "query": QUESTION, "protect": [r"\bflour\b", r"\d{4}"], "max_ratio": 0.2},
+    {"documents": [*CAPITALS, " ".join(topics["formatstrings"].split())], "query": QUESTION, "prefilter": 0.3},
     {"documents": [], "query": QUESTION},
     {"documents": [" \n"], "query": QUESTION},
 ]
@@ -40,6 +41,12 @@ def test_a_result_is_that_of_the_local_engine_to_the_byte(served, engine, reques
     answer = served.client.post("/v1/compress", content=json.dumps(request_), headers=JSON)
     assert answer.status_code == 200
     assert without_seconds(answer.content) == local(engine, request_)
+
+
+def test_a_prefilter_leaves_windows_unread(served):
+    (request,) = [request for request in REQUESTS if "prefilter" in request]
+    stats = served.post(body=request).json()["stats"]
+    assert 0 < stats["windows"] < stats["skipped_windows"]
 
 
 def test_many_requests_at_once_share_the_critic_and_change_nothing(served, engine):
