@@ -31,6 +31,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where only then: who reads the line may ask at once."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            address, port = listening.getsockname()[:2]
+            LOGGER.info("serving at http://%s:%s", f"[{address}]" if ":" in address else address, port)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""
         if self._service.is_draining:
@@ -79,13 +86,11 @@ def serve(host: str, port: int, settings: Settings, cache_mb: int = 0, **critic:
     engine.cache = DocumentCache(cache_mb * 2**20) if cache_mb else None
     configure()
     app = create_app(engine, settings)
-    listening = _listening(host, port)
+    listening = _bound(host, port)
     sys.setswitchinterval(_SWITCH)
     gc.freeze()  # what is loaded stays: collecting garbage need not look at it, and is over sooner
     config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False, lifespan="on", ws="none")
     server = Server(config, app.state.service)
-    address, bound = listening.getsockname()[:2]
-    LOGGER.info("serving at http://%s:%s", f"[{address}]" if ":" in address else address, bound)
     try:
         server.run([listening])
     finally:
@@ -95,8 +100,8 @@ def serve(host: str, port: int, settings: Settings, cache_mb: int = 0, **critic:
     LOGGER.info("stopped")
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """Listen before anything is promised: an address in use is an error of its own, with its own message."""
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket of the address, before the server starts: an address in use is an error of its own, with its own message."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listening = socket.socket(family, kind, protocol)
     try:
