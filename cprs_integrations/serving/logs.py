@@ -34,12 +34,10 @@ def causes(error: BaseException) -> list[dict[str, Any]]:
     return found
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Write our lines, and uvicorn's, to standard error."""
+def configure() -> None:
+    """Write our lines, and what uvicorn warns of, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in (LOGGER.name, "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler] if name != "uvicorn.error" else [], name == "uvicorn.error"
+    for logger, level in ((LOGGER, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    logging.getLogger("uvicorn.error").propagate = True
