@@ -37,6 +37,10 @@ class Marked:
     evidence: Spans = ()
     is_marked: bool = True
 
+    def marks(self) -> list[str]:
+        """What answers and evidence say, in lower case: a text that holds some of it is not without evidence."""
+        return [self.text[start:end].lower() for start, end in {*self.answers, *self.evidence} if end - start > 2]
+
 
 @dataclass(frozen=True)
 class Example:

@@ -138,7 +138,7 @@ class Reread(NamedTuple):
 
 
 def contexts(examples: Sequence[Example], count: int, seed: int = 0) -> Iterator[tuple[Example, list[str]]]:
-    """Draw held-out examples, each with texts of its source that are not its own and hold no answer: its own comes first.
+    """Draw held-out examples, each with texts of its source that hold none of its answers and evidence: its own comes first.
 
     Where few are held out, all are drawn from: a threshold of some kind is better than one of chance.
     """
@@ -150,11 +150,11 @@ def contexts(examples: Sequence[Example], count: int, seed: int = 0) -> Iterator
     for place in rng.permutation(len(held_out))[:count]:
         index = held_out[place]
         document = examples[index].documents[0]
-        answers = [document.text[start:end].lower() for start, end in document.answers if end - start > 2]
+        marks = document.marks()
         texts = [document.text]
         for other in examples[max(0, index - 60) : index + 60]:
             text = other.documents[0].text
-            if other.source != examples[index].source or text in texts or any(answer in text.lower() for answer in answers):
+            if other.source != examples[index].source or text in texts or any(mark in text.lower() for mark in marks):
                 continue
             if len(texts) <= NEIGHBOURS:
                 texts.append(text)

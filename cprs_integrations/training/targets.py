@@ -1,6 +1,7 @@
 """Training targets: a text as tokens, and the BIOE tags of its sentences with evidence and of the words that answer."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from cprs_integrations.units import segment
 
 IGNORED = -100
 Ints = npt.NDArray[np.int32]
+_LONG = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
         ends=offsets[:, 1] + bases,
         units=np.repeat(np.arange(len(units), dtype=np.int32), counts),
     )
+
+
+def long_units(ids: Ints, units: Ints) -> frozenset[bytes]:
+    """The units of a text, given as its tokens and the unit of each, but for short ones, which recur by chance."""
+    borders = np.flatnonzero(np.diff(units, prepend=-1, append=-1))
+    return frozenset(ids[start:end].tobytes() for start, end in pairwise(borders.tolist()) if end - start >= _LONG)
+
+
+def overlap(own: frozenset[bytes], other: frozenset[bytes]) -> bool:
+    """Whether more than a quarter of the long units of another text are among one's own, as in windows that slide."""
+    return 4 * len(own & other) > len(other)
 
 
 def sentences(tokens: Encoded, document: Marked) -> Ints:

@@ -19,9 +19,9 @@ from transformers import BertModel
 
 from cprs_integrations.examples import Example
 from cprs_integrations.training.model import mixed_precision
+from cprs_integrations.training.targets import Ints, long_units, overlap
 
 Halves = npt.NDArray[np.float16]
-Ints = npt.NDArray[np.int32]
 _TOKENS = 8_192  # of a batch
 _LONGEST = 128  # tokens of a unit that MiniLM reads here; it was trained on as many
 _NEAR = 120  # examples before and after, among which a hard text is looked for
@@ -81,6 +81,7 @@ def teach(
         borders = np.flatnonzero(np.diff(units, prepend=-1, append=-1))
         places[text] = slice(len(sequences), len(sequences) + len(borders) - 1)
         sequences.extend(ids[start:end] for start, end in pairwise(borders.tolist()))
+    known = {text: long_units(*encode(text)) for text in texts}
     asked = [example.source in taught for example in examples]
     questions = [
         np.array(tokenizer.encode(example.question if wanted else "", add_special_tokens=False).ids, dtype=np.int32)
@@ -94,23 +95,22 @@ def teach(
         np.savez(cache, vectors=vectors, mark=mark)
     first, rest = vectors[: len(questions)], vectors[len(questions) :]
     teacher = Teacher(first, rest, places, ())
-    hard = tuple(_hard(teacher, examples, index) if wanted else () for index, wanted in enumerate(asked))
+    hard = tuple(_hard(teacher, examples, index, known) if wanted else () for index, wanted in enumerate(asked))
     return Teacher(first, rest, places, hard)
 
 
-def _hard(teacher: Teacher, examples: Sequence[Example], index: int) -> tuple[int, ...]:
+def _hard(teacher: Teacher, examples: Sequence[Example], index: int, known: dict[str, frozenset[bytes]]) -> tuple[int, ...]:
     example = examples[index]
     own = {document.text for document in example.documents}
-    wanted = [
-        document.text[start:end].lower() for document in example.documents for start, end in document.answers if end - start > 2
-    ]
+    units = frozenset[bytes]().union(*(known[text] for text in own))
+    wanted = [mark for document in example.documents for mark in document.marks()]
     found: dict[str, tuple[float, int]] = {}
     for place in range(max(0, index - _NEAR), min(len(examples), index + _NEAR)):
         text = examples[place].documents[0].text
-        if examples[place].source != example.source or text in own or text in found:
+        if examples[place].source != example.source or text in found or text in own or overlap(units, known[text]):
             continue
         cosines = teacher.cosines(index, text)
-        if cosines is None or not len(cosines) or any(answer in text.lower() for answer in wanted):
+        if cosines is None or not len(cosines) or any(mark in text.lower() for mark in wanted):
             continue
         found[text] = (float(cosines.max()), place)
     return tuple(place for _, place in sorted(found.values(), reverse=True)[:_HARD])

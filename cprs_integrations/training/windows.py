@@ -14,12 +14,13 @@ from cprs_integrations.examples import Example, Marked
 from cprs_integrations.instructions import DEFAULT
 from cprs_integrations.training import targets
 from cprs_integrations.training.synthetic import plant
-from cprs_integrations.training.targets import IGNORED, Encoded, Ints, encode
+from cprs_integrations.training.targets import IGNORED, Encoded, Ints, encode, long_units, overlap
 from cprs_integrations.training.teacher import Teacher
 from cprs_integrations.training.wordings import ASKING, wording
 from cprs_integrations.units import segment
 
 GRANULARITIES = ("keyword", "sentence", "paragraph")
+_DRAWS = 3  # of a stranger, before the question goes without
 _FIRST = 9.0  # more than any unit is like a question
 
 Places = npt.NDArray[np.integer]
@@ -113,7 +114,7 @@ class WindowMaker:
         strangers = [document for document in documents if not document.evidence]
         if len(documents) == 1:
             documents = self._among(index, documents[0], rng)
-            strangers = self._strangers(index, documents[:1], 3, rng)
+            strangers = self._strangers(index, example.documents, 3, rng)
         room = int(rng.integers(self.size // 3, self.size))
         prompt = (instruction, query)
         shown = [documents, strangers] if strangers and rng.random() < self.companion_share else [documents]
@@ -148,29 +149,33 @@ class WindowMaker:
         return documents
 
     def _strangers(
-        self, index: int, known: list[Marked], count: int, rng: np.random.Generator, asked: Example | None = None
+        self, index: int, own: Sequence[Marked], count: int, rng: np.random.Generator, *, is_strict: bool = False
     ) -> list[Marked]:
         """Draw documents without evidence: some that stand near it in the source, some that are most like it.
 
-        None holds an answer of the example `asked`, if there is one.
+        None repeats evidence of a question's own documents, nor much else of them, as windows that slide over a text do.
+        Where answers alone are marked, others may hold one by chance, unless it `is_strict`.
         """
         hard = self.teacher.hard[index] if self.teacher else ()
-        texts = {document.text for document in (*known, *self.examples[index].documents)}
-        marks = [(document.text, answer) for document in asked.documents for answer in document.answers] if asked else []
-        answers = {text[start:end].lower() for text, (start, end) in marks if end - start > 2}
+        texts = {document.text for document in (*own, *self.examples[index].documents)}
+        units = frozenset[bytes]().union(*(long_units(*self.read(text)) for text in texts))
+        marks = {mark for document in own if is_strict or document.is_marked for mark in document.marks()}
         found: list[Marked] = []
-        for _ in range(count):
+        for _ in range(_DRAWS * count):
+            if len(found) == count:
+                break
             near = index + int(rng.integers(-12, 13))
             place = hard[rng.integers(len(hard))] if hard and rng.random() < 0.6 else near
             if not 0 <= place < len(self.examples):
                 continue
             other = self.examples[place].documents[0]
-            small = other.text.lower() if answers else ""
-            if self.examples[place].source != self.examples[index].source or any(answer in small for answer in answers):
+            if self.examples[place].source != self.examples[index].source or other.text in texts:
                 continue
-            if other.text not in texts:
-                texts.add(other.text)
-                found.append(Marked(other.title, other.text))
+            small = other.text.lower() if marks else ""
+            if any(mark in small for mark in marks) or overlap(units, long_units(*self.read(other.text))):
+                continue
+            texts.add(other.text)
+            found.append(Marked(other.title, other.text))
         return found
 
     def _straw(self, rng: np.random.Generator) -> str | None:
@@ -216,7 +221,7 @@ class WindowMaker:
         head = self._head(prompt)
         documents = list(example.documents)
         if len(documents) == 1:
-            documents += self._strangers(index, documents, int(rng.integers(4, 12)), rng, example)
+            documents += self._strangers(index, documents, int(rng.integers(4, 12)), rng, is_strict=True)
         documents = [documents[place] for place in rng.permutation(len(documents))]
         wanted = np.unique(self._ids(example.question))
         units: list[Stretch] = []

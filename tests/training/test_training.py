@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,43 @@ def test_look_up_tasks_are_hidden_in_a_haystack(data, tokenizer):
     maker = WindowMaker(read_examples(data, SHARES), tokenizer, haystack=[straw], synthetic_share=1.0, companion_share=0.0)
     texts = [tokenizer.decode(maker.draw(np.random.default_rng(seed))[0].ids) for seed in range(20)]
     assert any("straw number" in text for text in texts)
+
+
+def test_windows_that_slide_over_a_text_never_show_evidence_as_a_stranger(tokenizer, tmp_path):
+    lines = [f"In the year {1800 + number} the harbour number {number} was built by many people." for number in range(40)]
+    rows = []
+    for number in range(2, 36):
+        text = " ".join(lines[number - 2 : number + 4])
+        start = text.index(lines[number])
+        asked = {"question": f"When was harbour {number} built?", "context": text, "answers": []}
+        rows.append({**asked, "evidence": [[start, start + len(lines[number])]]})
+    _write(tmp_path / "sliding.jsonl.gz", rows)
+    examples = read_examples(tmp_path, {"sliding": 100})
+    maker = WindowMaker(examples, tokenizer, synthetic_share=0.0, companion_share=0.5, second_share=0.5)
+    maker.teacher = teach(examples, ["sliding"], maker.read, tokenizer, MINILM, tmp_path / "teacher.npz")
+    evidence = {example.question: example.documents[0].marks()[0] for example in examples}
+    assert all(
+        evidence[example.question] not in examples[place].documents[0].text.lower()
+        for example, hard in zip(examples, maker.teacher.hard, strict=True)
+        for place in hard
+    )
+    strangers = 0
+    for seed in range(200):
+        for window in maker.draw(np.random.default_rng(seed)):
+            shown = tokenizer.decode(window.ids, skip_special_tokens=False)
+            asked = re.findall(r"harbour (\d+)", shown.split("[SEP] in the")[0])
+            if not asked or "[SEP]" not in shown:
+                continue
+            number = asked[-1]
+            strangers += shown.count("[SEP]") > 3
+            text = window.ids[window.units >= 0]
+            tags = window.sentences[window.units >= 0]
+            owners = window.units[window.units >= 0]
+            for unit in np.unique(owners):
+                line = tokenizer.decode(text[owners == unit])
+                if f"number {number} was built by many people" in line:
+                    assert (tags[owners == unit] != O).all()
+    assert strangers > 50
 
 
 def test_minilm_teaches_its_cosines_and_finds_hard_texts(data, tokenizer, tmp_path):
