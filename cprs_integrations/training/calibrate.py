@@ -251,7 +251,7 @@ _BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
 def calibrate(
-    model: Path, data: Path, read: dict[str, int], unread: dict[str, int], *, items: int = CALIBRATION, keep: float = 0.9
+    model: Path, data: Path, read: dict[str, int], unread: dict[str, int], *, items: int = CALIBRATION, keep: float = 0.93
 ) -> str:
     """Fit blends and threshold to held-out texts, write them into config.json of the model folder, and return a report.
 
@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder; its config.json gets blends and threshold")
     parser.add_argument("--data", type=Path, required=True, help="folder of training sets (.jsonl.gz)")
     parser.add_argument("--items", type=int, default=CALIBRATION)
-    parser.add_argument("--keep", type=float, default=0.9, help="share of contexts whose evidence the threshold must keep")
+    parser.add_argument("--keep", type=float, default=0.93, help="share of contexts whose evidence the threshold must keep")
     options = parser.parse_args()
     sys.stdout.write(calibrate(options.model, options.data, READ, UNREAD, items=options.items, keep=options.keep))
 
