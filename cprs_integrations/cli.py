@@ -269,7 +269,7 @@ def _show(context: CompressedContext, names: Sequence[str], console: object = No
             kept = _printable(source[span.start : span.end])
             out.print(Text.assemble(("  ", ""), (kept.replace("\n", "\n  "), style), (f"  {span.score:.2f}", "green")))
     stats = context.stats
-    ratio = f"{stats.compression:,.0f}x smaller" if stats.kept_chars else "nothing kept"
+    ratio = f"{stats.original_tokens / stats.kept_tokens:,.0f}x fewer" if stats.kept_tokens else "nothing kept"
     out.print(Text(f"{stats.original_tokens:,} → {stats.kept_tokens:,} tokens, {ratio} {remark}\n", style="green"))
 
 

@@ -83,7 +83,7 @@ def test_a_terminal_gets_names_scores_and_sizes(files):
     assert done.wait() == 0
     assert b"3.txt" in shown
     assert ANSWER.encode() in shown
-    assert b"x smaller" in shown
+    assert b"x fewer" in shown
     assert b"\x1b[" in shown
 
 
@@ -121,4 +121,4 @@ def test_the_demo_answers_from_pythons_own_reference():
     code, out, _ = cprs("demo", "Which keyword defines a coroutine function?", "--max-tokens", "60")
     assert code == 0
     assert "464," in out or "characters" in out
-    assert "smaller" in out
+    assert "fewer" in out

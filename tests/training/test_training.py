@@ -20,6 +20,7 @@ from cprs_integrations.critics.base import B, E, I, O
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.examples import read_examples
+from cprs_integrations.training.calibrate import contexts
 from cprs_integrations.training.export import Outputs, export, keep, load, write_onnx
 from cprs_integrations.training.mini import Recipe, _rank_loss, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings
@@ -205,6 +206,9 @@ def test_windows_that_slide_over_a_text_never_show_evidence_as_a_stranger(tokeni
                 if f"number {number} was built by many people" in line:
                     assert (tags[owners == unit] != O).all()
     assert strangers > 50
+    pages = list(contexts(examples, 20))
+    assert max(len(texts) for _, texts in pages) > 4
+    assert not any(evidence[example.question] in text.lower() for example, texts in pages for text in texts[1:])
 
 
 def test_minilm_teaches_its_cosines_and_finds_hard_texts(data, tokenizer, tmp_path):
