@@ -188,7 +188,7 @@ async def ask(client: httpx.AsyncClient, kind: Kind, phase: Phase) -> httpx.Resp
         if answer.status_code != 429:
             return answer
         phase.retried += 1
-        await asyncio.sleep(float(answer.headers["Retry-After"]) * random.uniform(0.5, 1.0))
+        await asyncio.sleep(float(answer.headers["Retry-After"]) * random.uniform(1.0, 1.5))
     return answer
 
 

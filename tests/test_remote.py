@@ -316,7 +316,7 @@ def test_nobody_there_and_nobody_who_answers(monkeypatch):
 
 def test_a_full_queue_loses_nothing():
     critic = GatedCritic({"Hillary": 0.9})
-    with serving(CPRSEngine(critic=critic), max_queue=2) as served:
+    with serving(CPRSEngine(critic=critic), max_queue=2, queue_seconds=0.05) as served:
         waiting = threading.Thread(target=lambda: [wait_until(lambda: served.service.refused > 3), critic.gate.set()])
         waiting.start()
         found = RemoteEngine(served.url, retries=20).compress_batch([(list(CAPITALS), QUESTION)] * 20)

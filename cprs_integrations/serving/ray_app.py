@@ -91,7 +91,7 @@ def build(args: Options) -> Any:
         serve.ingress(_maker(settings, args))(),
         name=APP,
         num_replicas=args.apps,
-        max_ongoing_requests=settings.max_queue + _PROBES,
+        max_ongoing_requests=2 * settings.max_queue + _PROBES,
     )
     return app.bind(critic.bind(args.critic, args.given))
 

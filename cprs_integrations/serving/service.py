@@ -37,39 +37,59 @@ class Service:
         self.kept = Kept(settings.kept_seconds, settings.kept_bytes)
         self.taken = self.refused = 0
         self.is_draining = False
+        self._places = asyncio.Semaphore(settings.max_queue)  # who waits longest comes first
+        self.at_the_door = 0
         self._seconds = 1.0  # of a request, lately
 
     @property
     def is_full(self) -> bool:
-        """Whether one more request would get 429."""
+        """Whether one more request would have to wait for a place."""
         return self.taken >= self.settings.max_queue
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request would be taken."""
+        """Whether a request would be taken at once."""
         return not self.is_draining and not self.is_full
 
     def check_ready(self) -> None:
-        """Raise what a request gets that comes when there is no place for it."""
+        """Raise what a request gets that need not even send its body: the server goes down, or too many wait already."""
         if self.is_draining:
             raise Refusal(503, "ShuttingDown", "this server is going down; try another, or later", headers={"Retry-After": "5"})
-        if self.is_full:
-            self.refused += 1
-            wait = str(min(60, max(1, math.ceil(self._seconds))))
-            message = f"{self.taken} requests are waiting already; try again after the seconds of Retry-After"
-            raise Refusal(429, "QueueFull", message, headers={"Retry-After": wait})
+        if self.at_the_door >= self.settings.max_queue:
+            raise self._full()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """A place in the queue, for as long as a request takes."""
+        """A place in the queue, for as long as a request takes.
+
+        While there is none, a request waits for its turn for a while: refused at once, clients that come again would find each
+        free place taken by those that never had to wait.
+        """
         self.check_ready()
+        self.at_the_door += 1
+        try:
+            async with asyncio.timeout(self.settings.queue_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise self._full() from None
+        finally:
+            self.at_the_door -= 1
         self.taken += 1
         began = time.monotonic()
         try:
+            if self.is_draining:
+                self.check_ready()
             yield
         finally:
             self.taken -= 1
+            self._places.release()
             self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
+
+    def _full(self) -> Refusal:
+        self.refused += 1
+        wait = str(min(60, max(1, math.ceil(self._seconds))))
+        message = f"{self.taken} requests are under way already; try again after the seconds of Retry-After"
+        return Refusal(429, "QueueFull", message, headers={"Retry-After": wait})
 
     async def body(self, request: Request) -> bytes:
         """Read a body within its limits of size and time."""

@@ -20,7 +20,8 @@ class Settings:
         max_body_bytes: largest body of a request. While a body is parsed, in one go, nothing else is answered: some 10 ms
             for each megabyte.
         max_documents: most documents of a request.
-        max_queue: requests taken and not yet answered; one more gets 429.
+        max_queue: requests taken and not yet answered; as many more may wait for a place, and beyond them each gets 429.
+        queue_seconds: how long a request waits for a place; then it gets 429.
         body_seconds: how long a client may take to send a body.
         request_seconds: how long a request may take from then on, waiting included; then it gets 504.
         kept_seconds: how long scores are kept for `/v1/select` after they were last used.
@@ -33,6 +34,7 @@ class Settings:
     max_body_bytes: int = 8 * 2**20
     max_documents: int = 1_000
     max_queue: int = 64
+    queue_seconds: float = 2.0
     body_seconds: float = 30.0
     request_seconds: float = 600.0
     kept_seconds: float = 600.0

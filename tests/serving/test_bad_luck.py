@@ -165,7 +165,8 @@ def test_who_hangs_up_is_worked_for_no_longer(stream):
 
 def test_a_full_queue_says_when_to_come_again_and_loses_nothing():
     critic = GatedCritic({"Hillary": 0.9})
-    with serving(CPRSEngine(critic=critic), max_queue=3) as served, ThreadPoolExecutor() as pool:
+    full = {"max_queue": 3, "queue_seconds": 0.1}
+    with serving(CPRSEngine(critic=critic), **full) as served, ThreadPoolExecutor() as pool:
         waiting = [pool.submit(served.post, body=GOOD) for _ in range(3)]
         wait_until(lambda: served.service.taken == 3)
         answer = served.post(body=GOOD)
@@ -177,6 +178,45 @@ def test_a_full_queue_says_when_to_come_again_and_loses_nothing():
         assert [call.result().status_code for call in waiting] == [200] * 3
         assert served.get("/readyz").status_code == 200
         assert "cprs_refused_total 1.0" in served.get("/metrics").text
+
+
+def test_who_waits_for_a_place_gets_the_next_one():
+    """Clients that ask again at once never take the place of one that waits, however many they are."""
+    critic = GatedCritic({"Hillary": 0.9})
+    with (
+        serving(CPRSEngine(critic=critic), max_queue=1, queue_seconds=30) as served,
+        ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.taken == 1)
+        order = []
+
+        def ask(name):
+            assert served.post(body=GOOD).status_code == 200
+            order.append(name)
+
+        second = pool.submit(ask, "second")
+        wait_until(lambda: served.service.at_the_door == 1)
+        assert served.post(body=GOOD).json()["error"]["type"] == "QueueFull"  # as many may wait as may be taken
+        critic.gate.set()
+        assert first.result().status_code == 200
+        ask("third")
+        second.result()
+    assert order == ["second", "third"]
+
+
+def test_who_waits_for_a_place_when_the_server_goes_down_is_told_so():
+    critic = GatedCritic({"Hillary": 0.9})
+    with serving(CPRSEngine(critic=critic), max_queue=1, queue_seconds=30) as served, ThreadPoolExecutor() as pool:
+        first = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.taken == 1)
+        second = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.at_the_door == 1)
+        served.service.is_draining = True
+        critic.gate.set()
+        assert first.result().status_code == 200
+        assert second.result().json()["error"]["type"] == "ShuttingDown"
+        assert served.service.taken == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
