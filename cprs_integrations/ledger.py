@@ -33,7 +33,7 @@ class Settled:
         odds: of each unit: the critic's log-odds of it, blended.
         marked: the granularity that the critic takes the instruction to ask for; of a critic that does not say, "keyword" if
             it marks phrases in units, else None: whatever it marks.
-        unread: units of a script that the critic cannot read, judged by shared characters alone.
+        unread: units of a script that the critic cannot read, or all if it is the query's: judged by shared characters alone.
     """
 
     odds: npt.NDArray[np.float64]
@@ -98,6 +98,7 @@ class Ledger:
     def __init__(self, query: str = "", blends: Blends | None = None, is_counted: bool = False) -> None:
         self._query, self._blends, self.shared = query, blends, SharedWords(query)
         self._is_counted = is_counted or blends is not None
+        self._is_query_read = is_latin(query)
         self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)
@@ -111,7 +112,7 @@ class Ledger:
 
     @property
     def is_read(self) -> npt.NDArray[np.bool_]:
-        """Of each unit, whether the critic can read it: its letters are Latin, or it has none."""
+        """Of each unit, whether the critic can read it, and the query: their letters are Latin, or they have none."""
         found: npt.NDArray[np.bool_] = self._is_read.array[: self._is_read.length]
         return found
 
@@ -130,7 +131,7 @@ class Ledger:
         if self._is_counted:
             self.shared.add(texts)
         if self._blends:
-            self._is_read.extend([is_latin(text) for text in texts], len(texts))
+            self._is_read.extend([self._is_query_read and is_latin(text) for text in texts], len(texts))
         count, places = len(units), np.array(units, dtype=np.int32).reshape(-1, 3)
         places[:, :2] += np.array(bases, dtype=np.int32)[:, None]
         starts = places[:, 0]

@@ -2,7 +2,7 @@
 
 A small critic sees one window at a time, so it cannot know which words of the query are rare in this context and which stand
 everywhere; and of a script that its vocabulary lacks it knows nothing. Both can be counted. The count is BM25 (Robertson and
-Zaragoza, 2009), of words, or of n-grams of characters in scripts other than Latin.
+Zaragoza, 2009), of words, or of characters and their n-grams in scripts other than Latin.
 """
 
 import re
@@ -25,6 +25,7 @@ _OTHER = re.compile(r"[^\W\d_\u0041-\u024f]+")  # letters of scripts other than 
 _SPACELESS = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 )
+_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -100,8 +101,8 @@ class SharedWords:
     """Counts the terms of a query in units, as they stream by.
 
     Args:
-        query: its words are the terms; of words in scripts without spaces between them the pairs of characters, of others
-            beyond Latin the triples, case aside.
+        query: its words are the terms; of words in scripts without spaces between them the pairs of characters, and Han
+            characters alone, too, for many are words; of other scripts beyond Latin the triples; case aside.
     """
 
     def __init__(self, query: str) -> None:
@@ -159,10 +160,12 @@ class SharedWords:
 
 
 def shared_places(query: str, text: str) -> list[int]:
-    """Return where the terms of a query start in a text, in order, once for each term."""
+    """Return where the terms of a query start in a text, in order, once for each term; Han characters alone do not count."""
     small = text.lower()
     found = []
     for term in set(_terms(query)):
+        if _HAN.fullmatch(term):
+            continue
         place = small.find(term)
         while place >= 0:
             found.append(place)
@@ -171,11 +174,14 @@ def shared_places(query: str, text: str) -> list[int]:
 
 
 def is_latin(text: str) -> bool:
-    """Whether at least half of the letters of a text are Latin; a text without letters counts as Latin."""
+    """Whether at least half of a text is Latin, by letters; a text without letters counts as Latin.
+
+    A character of a script without spaces says about as much as three letters, and counts as many.
+    """
     if text.isascii():
         return True
-    letters = len(_LETTER.findall(text))
-    return 2 * sum(map(len, _OTHER.findall(text))) <= letters
+    more = 2 * len(_SPACELESS.findall(text))
+    return 2 * (sum(map(len, _OTHER.findall(text))) + more) <= len(_LETTER.findall(text)) + more
 
 
 def best_around(values: Floats, documents: Places) -> Floats:
@@ -196,4 +202,5 @@ def _terms(text: str) -> list[str]:
     for run in _OTHER.findall(text):
         size = 2 if _SPACELESS.search(run) else 3
         found += [run[place : place + size] for place in range(max(1, len(run) - size + 1))]
+        found += _HAN.findall(run) if len(run) > 1 else ()
     return found

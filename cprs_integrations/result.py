@@ -65,7 +65,8 @@ class Stats:
         original_tokens, kept_tokens: the same in tokens of the token counter.
         windows: how many windows the critic read.
         skipped_windows: how many a prefilter left unread.
-        unread_units: units of a script that the critic cannot read: characters shared with the query alone decided on them.
+        unread_units: units of a script that the critic cannot read, or all if it is the query's: characters shared with the
+            query alone decided on them.
         seconds: by step: "score" (with "segment", the part of it spent on units and tokens) and "select".
         left_out: protected matches, or the best unit, that did not fit the bounds.
     """

@@ -36,7 +36,7 @@ class Scored:
         borders: [units + 1] the first token of each unit, and the number of tokens.
         scores: of each unit, in [0, 1].
         marked: the granularity that the critic takes the instruction to ask for; None: whatever it marks, units or more.
-        unread: units of a script that the critic cannot read, judged by shared characters alone.
+        unread: units of a script that the critic cannot read, or all if it is the query's: judged by shared characters alone.
         token_starts, token_ends: of each token, in the whole context.
         odds: log-odds of each token's being kept.
         begin: P(B) of each token, given that it is kept.

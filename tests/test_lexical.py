@@ -60,8 +60,14 @@ def test_other_scripts_are_compared_by_their_characters(query, best):
     assert not any(is_latin(text) for text in texts)
 
 
+def test_a_han_character_is_a_term_of_its_own_too():
+    assert shares("何年", ["他生於上海。", "他那年去世。", "天氣很好。"]).argmax() == 1
+
+
 def test_latin_is_told_from_other_scripts():
     assert all(map(is_latin, ("plain", "Übergröße à côté", "1, 2, 3!", "", "α-particles and β-rays of nuclei")))
+    assert is_latin("Who is the author of 红楼梦?")
+    assert not is_latin("叶绿体有自己的 DNA，通常缩写作 ctDNA 或 cpDNA。")
 
 
 @given(st.lists(st.text(alphabet="ab cd中文дж", max_size=20), max_size=12), st.text(alphabet="ab cd中文дж", max_size=12))
@@ -99,10 +105,17 @@ def test_shared_words_move_the_scores_of_a_unit_and_all_its_tokens():
 
 def test_units_that_the_critic_cannot_read_are_counted_and_judged_by_their_characters():
     documents = ["Nothing is said here.", "长城在中国北方。", "红楼梦由曹雪芹所著。"]
-    found = CPRSEngine(Blended({"长城在中国北方。": 1.0})).compress(documents, "红楼梦的作者", max_ratio=0.5)
+    found = CPRSEngine(Blended({"长城在中国北方。": 1.0})).compress(documents, "Who is the author of 红楼梦?", max_ratio=0.5)
     assert found.stats.unread_units == 2
     assert found.text == documents[2]
     assert found.to_dict()["stats"]["unread_units"] == 2
+
+
+def test_of_a_query_that_the_critic_cannot_read_it_judges_nothing():
+    documents = ["Nothing is said here.", "长城在中国北方。", "红楼梦由曹雪芹所著。"]
+    found = CPRSEngine(Blended({"Nothing is said here.": 1.0})).compress(documents, "红楼梦的作者是谁？", max_ratio=0.5)
+    assert found.stats.unread_units == 3
+    assert found.text == documents[2]
 
 
 def test_a_unit_that_the_critic_cannot_read_is_cut_around_what_it_shares_with_the_query():

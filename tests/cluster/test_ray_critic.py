@@ -227,5 +227,5 @@ def test_adapters_and_the_command_line_name_it_ray(engine, cluster):
 
 def test_a_replica_of_the_shipped_critic_computes_on_what_it_reserves(cluster, ray_engine):
     replica = ray_engine.critic._pool._replicas[0]
-    assert cluster.get(replica.actor.__ray_call__.remote(lambda worker: worker._critic._threads)) == 1
+    assert cluster.get(replica.actor.__ray_call__.remote(lambda worker: worker._critic.threads)) == 1
     assert ray_engine.critic._reader.session is None
