@@ -1,10 +1,12 @@
 """Segmentation: a text becomes units, the smallest pieces that are kept or dropped whole.
 
-A unit is a sentence of prose, or a line of whatever is written in lines: code, lists, logs, table rows. Lines and
-paragraphs are found here; inside prose, `sentencex` finds the sentences of some 300 languages.
+A unit is a sentence of prose, a line of whatever is written in lines (code, lists, logs, table rows), or a record or member of
+JSON that is written without line breaks. Lines and paragraphs are found here; inside prose, `sentencex` finds the sentences of
+some 300 languages.
 """
 
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,8 +27,11 @@ _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
+_RECORD = re.compile(r"[}\]]\s*,\s*(?=[{\[])")
+_MEMBER = re.compile(r"""["'}\]\w]\s*,\s*(?=(["'])(?:[^"'\\]|\\.){1,200}\1\s*:)""")
 
-_LONG_LINE = 240  # characters of a line that must be a paragraph of its own
+_LONG_LINE = 240  # characters of a line that must be a paragraph of its own, and of a record that is cut into its members
+_LONG_MEMBER = 200  # characters of a member of JSON, on average; with longer ones it is rather text with some quotes
 _WRAP_AT = 0.75  # a wrapped line reaches this share of its block's width, counting the next line's first word
 
 
@@ -135,13 +140,27 @@ def is_prose(line: str) -> bool:
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     run = text[start:end]
-    cuts = [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    cuts = _members(run) or [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
     begin = 0
     for cut in (*cuts, len(run)):
         if _NUMBERING.fullmatch(run, begin, cut) and cut < len(run):
             continue
         yield from _pieces(run, begin, cut, start)
         begin = max(begin, cut)
+
+
+def _members(run: str) -> list[int]:
+    """Where the records of JSON without line breaks end, and the members of long ones; nothing if it is something else."""
+    members = [match.end() for match in _MEMBER.finditer(run)] if len(run) > _LONG_LINE else []
+    if _LONG_MEMBER * len(members) < len(run):
+        return []
+    cuts, begin = [], 0
+    for end in (*(match.end() for match in _RECORD.finditer(run)), len(run)):
+        if end - begin > _LONG_LINE:
+            cuts += members[bisect(members, begin) : bisect(members, end - 1)]
+        cuts.append(end)
+        begin = end
+    return cuts
 
 
 def _pieces(run: str, begin: int, end: int, base: int) -> Iterator[tuple[int, int]]:

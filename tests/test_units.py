@@ -1,4 +1,5 @@
 import itertools
+import json
 import re
 
 import pytest
@@ -35,6 +36,22 @@ def cut(text):
 )
 def test_units_are_sentences_of_prose_and_lines_of_the_rest(text, expected):
     assert cut(text) == expected
+
+
+def test_json_in_one_line_is_cut_into_records_and_long_records_into_members():
+    short = [{"name": f"N{n}", "city": "Oslo"} for n in range(20)]
+    assert cut(json.dumps(short))[1:3] == ['{"name": "N1", "city": "Oslo"},', '{"name": "N2", "city": "Oslo"},']
+    pairs = {f"key-{n}": f"value {n}, and {{more}}" for n in range(20)}
+    assert cut(json.dumps(pairs))[1:3] == ['"key-1": "value 1, and {more}",', '"key-2": "value 2, and {more}",']
+    assert cut(repr(pairs))[1] == "'key-1': 'value 1, and {more}',"
+    long = [{"id": n, "tags": ["a", "b"], "text": "A long text. " * 20, "ok": True, "list": [1, 2]} for n in range(9)]
+    assert cut(json.dumps(long))[5:9] == ['{"id": 1,', '"tags": ["a", "b"],', f'"text": "{"A long text. " * 20}",', '"ok": true,']
+    assert cut(json.dumps(pairs, separators=(",", ":")))[1] == '"key-1":"value 1, and {more}",'
+
+
+def test_prose_with_quotes_is_no_json():
+    text = 'He said "yes", "no" and "perhaps": nobody knew. ' * 20
+    assert set(cut(text)) == {'He said "yes", "no" and "perhaps": nobody knew.'}
 
 
 def test_wrapped_prose_is_joined_before_it_is_cut():
