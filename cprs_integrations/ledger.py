@@ -98,7 +98,7 @@ class Ledger:
     def __init__(self, query: str = "", blends: Blends | None = None, is_counted: bool = False) -> None:
         self._query, self._blends, self.shared = query, blends, SharedWords(query)
         self._is_counted = is_counted or blends is not None
-        self._is_query_read = is_latin(query)
+        self._is_query_read = is_latin(query, spaceless=1)
         self._is_read = Growing(np.bool_)
         self.documents, self.starts, self.ends, self.paragraphs, self.borders = (Growing(np.int32) for _ in range(5))
         self.token_starts, self.token_ends = Growing(np.int32), Growing(np.int32)

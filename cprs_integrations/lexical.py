@@ -160,12 +160,10 @@ class SharedWords:
 
 
 def shared_places(query: str, text: str) -> list[int]:
-    """Return where the terms of a query start in a text, in order, once for each term; Han characters alone do not count."""
+    """Return where the terms of a query start in a text, in order, once for each term; of Han characters the pairs alone."""
     small = text.lower()
     found = []
-    for term in set(_terms(query)):
-        if _HAN.fullmatch(term):
-            continue
+    for term in set(_terms(query, singles=False)):
         place = small.find(term)
         while place >= 0:
             found.append(place)
@@ -173,15 +171,19 @@ def shared_places(query: str, text: str) -> list[int]:
     return sorted(found)
 
 
-def is_latin(text: str) -> bool:
+def is_latin(text: str, spaceless: int = 3) -> bool:
     """Whether at least half of a text is Latin, by letters; a text without letters counts as Latin.
 
-    A character of a script without spaces says about as much as three letters, and counts as many.
+    Args:
+        text: of any script.
+        spaceless: letters that a character counts of a script without spaces: it says about as much as three. Of a question
+            that is about one foreign name it should count as one.
     """
     if text.isascii():
         return True
-    more = 2 * len(_SPACELESS.findall(text))
-    return 2 * (sum(map(len, _OTHER.findall(text))) + more) <= len(_LETTER.findall(text)) + more
+    others = _OTHER.findall(text)
+    more = (spaceless - 1) * sum(len(_SPACELESS.findall(run)) for run in others)
+    return 2 * (sum(map(len, others)) + more) <= len(_LETTER.findall(text)) + more
 
 
 def best_around(values: Floats, documents: Places) -> Floats:
@@ -194,7 +196,7 @@ def best_around(values: Floats, documents: Places) -> Floats:
     return best
 
 
-def _terms(text: str) -> list[str]:
+def _terms(text: str, *, singles: bool = True) -> list[str]:
     text = text.lower()
     if text.isascii():
         return _WORD.findall(text)
@@ -202,5 +204,5 @@ def _terms(text: str) -> list[str]:
     for run in _OTHER.findall(text):
         size = 2 if _SPACELESS.search(run) else 3
         found += [run[place : place + size] for place in range(max(1, len(run) - size + 1))]
-        found += _HAN.findall(run) if len(run) > 1 else ()
+        found += _HAN.findall(run) if singles and len(run) > 1 else ()
     return found

@@ -192,11 +192,12 @@ class Scored:
         high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
         keep = probability(self.odds[low:high])
         score = float(keep.mean(dtype=np.float64)) if len(keep) else 0.0
-        if self.words is not None:
-            keep = keep * probability(self.words[low:high])
-        if self.unread and len(keep) and not is_latin(text := self.context.slice(start, end)):
+        text = self.context.slice(start, end) if self.unread else ""
+        if not self.unread or (is_latin(self._asked, spaceless=1) and is_latin(text)):
+            keep = keep if self.words is None else keep * probability(self.words[low:high])
+        elif len(keep):
             # the critic had nothing to say of its tokens: a unit that is cut is cut around those near what the query shares
-            shared = np.array(self._shared(text)) + start
+            shared = np.array(shared_places(self._asked, text)) + start
             first = np.searchsorted(shared, self.token_starts[low:high] - _NEAR)
             last = np.searchsorted(shared, self.token_ends[low:high] + _NEAR)
             keep = keep * (_FAR + last - first).astype(np.float32)
@@ -209,8 +210,9 @@ class Scored:
             keep=keep,
         )
 
-    def _shared(self, text: str) -> list[int]:
-        return shared_places(self.prompt.query.strip() or self.prompt.instruction, text)
+    @property
+    def _asked(self) -> str:
+        return self.prompt.query.strip() or self.prompt.instruction
 
     def _labels(self, first: Places, last: Places) -> list[str | None] | None:
         """The label of most of what is marked in each stretch of tokens: others have their best word too."""

@@ -1,12 +1,11 @@
 """Segmentation: a text becomes units, the smallest pieces that are kept or dropped whole.
 
-A unit is a sentence of prose, a line of whatever is written in lines (code, lists, logs, table rows), or a record or member of
-JSON that is written without line breaks. Lines and paragraphs are found here; inside prose, `sentencex` finds the sentences of
+A unit is a sentence of prose, a line of whatever is written in lines (code, lists, logs, table rows), or a record of JSON that
+is written without line breaks. Lines and paragraphs are found here; inside prose, `sentencex` finds the sentences of
 some 300 languages.
 """
 
 import re
-from bisect import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,11 +26,13 @@ _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
-_RECORD = re.compile(r"[}\]]\s*,\s*(?=[{\[])")
-_MEMBER = re.compile(r"""["'}\]\w]\s*,\s*(?=(["'])(?:[^"'\\]|\\.){1,200}\1\s*:)""")
+_JSON = re.compile(r"""(?s:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)|[{}\[\]]|,\s*(?=["'{\[])""")  # strings go on to the end
+_MEMBER = re.compile(r"""["'}\]\w]\s*,\s*(?=(["'])(?:(?!\1)[^\\]|\\.){1,200}\1\s*:)""")
 
-_LONG_LINE = 240  # characters of a line that must be a paragraph of its own, and of a record that is cut into its members
-_LONG_MEMBER = 200  # characters of a member of JSON, on average; with longer ones it is rather text with some quotes
+_LONG_LINE = 240  # characters of a line that must be a paragraph of its own
+_LONG_RECORD = 480  # characters of a record of JSON that is cut into its members, and of a member that is cut into its own
+_LONG_MEMBER = 200  # characters of a member, on average; with longer ones it is rather text with some quotes
+_DEPTHS = 8  # of records in records that are cut
 _WRAP_AT = 0.75  # a wrapped line reaches this share of its block's width, counting the next line's first word
 
 
@@ -81,8 +82,10 @@ def _lines(text: str) -> Iterator[_Line]:
     while match := _LINE.search(text, position):
         start, position = match.span()
         continues = position - start == _BLOCK and position < len(text) and not _BREAK.match(text, position)
-        if continues and (space := max(text.rfind(" ", start + 1, position), text.rfind("。", start + 1, position))) > 0:
-            position = space + 1
+        if continues:
+            space = max(text.rfind(" ", start + 1, position), text.rfind("。", start + 1, position))
+            member = max((match.end() for match in _MEMBER.finditer(text, position - MAX_UNIT, position)), default=0)
+            position = member or (space + 1 if space > 0 else position)
         if text[start:position].isspace():
             blank = blank or not continues
             continue
@@ -140,7 +143,8 @@ def is_prose(line: str) -> bool:
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     run = text[start:end]
-    cuts = _members(run) or [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    cuts = _records(run, is_continued=start > 0 and not _BREAK.match(text, start - 1))
+    cuts = cuts or [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
     begin = 0
     for cut in (*cuts, len(run)):
         if _NUMBERING.fullmatch(run, begin, cut) and cut < len(run):
@@ -149,18 +153,33 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         begin = max(begin, cut)
 
 
-def _members(run: str) -> list[int]:
-    """Where the records of JSON without line breaks end, and the members of long ones; nothing if it is something else."""
-    members = [match.end() for match in _MEMBER.finditer(run)] if len(run) > _LONG_LINE else []
-    if _LONG_MEMBER * len(members) < len(run):
+def _records(run: str, *, is_continued: bool) -> list[int]:
+    """Where the records end of JSON in a line that is too long for a unit; nothing if it is something else."""
+    if not is_continued and (len(run) <= MAX_UNIT or run.lstrip()[0] not in "{["):
         return []
-    cuts, begin = [], 0
-    for end in (*(match.end() for match in _RECORD.finditer(run)), len(run)):
-        if end - begin > _LONG_LINE:
-            cuts += members[bisect(members, begin) : bisect(members, end - 1)]
-        cuts.append(end)
-        begin = end
-    return cuts
+    if _LONG_MEMBER * sum(1 for _ in _MEMBER.finditer(run)) < len(run):
+        return []
+    depth, borders = 0, []
+    for match in _JSON.finditer(run):
+        mark = run[match.start()]
+        depth += (mark in "{[") - (mark in "}]")
+        if mark == ",":
+            borders.append((depth, match.end()))
+    return list(_cut_records(0, len(run), borders, _DEPTHS))
+
+
+def _cut_records(begin: int, end: int, borders: list[tuple[int, int]], depths: int) -> Iterator[int]:
+    """Cut at the outermost borders (depth, place), and what is still long at those inside."""
+    if end - begin <= _LONG_RECORD or not borders or not depths:
+        yield end
+        return
+    outermost, inside = min(depth for depth, _ in borders), []
+    for depth, place in (*borders, (outermost, end)):
+        if depth > outermost:
+            inside.append((depth, place))
+            continue
+        yield from _cut_records(begin, place, inside, depths - 1)
+        begin, inside = place, []
 
 
 def _pieces(run: str, begin: int, end: int, base: int) -> Iterator[tuple[int, int]]:

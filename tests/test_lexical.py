@@ -9,7 +9,7 @@ from samples import CAPITALS
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.known import KnownCritic
-from cprs_integrations.lexical import Blend, Blends, SharedWords, best_around, is_latin
+from cprs_integrations.lexical import Blend, Blends, SharedWords, best_around, is_latin, shared_places
 
 TEXTS = [
     "The finally clause runs whatever happens.",
@@ -67,6 +67,8 @@ def test_a_han_character_is_a_term_of_its_own_too():
 def test_latin_is_told_from_other_scripts():
     assert all(map(is_latin, ("plain", "Übergröße à côté", "1, 2, 3!", "", "α-particles and β-rays of nuclei")))
     assert is_latin("Who is the author of 红楼梦?")
+    assert is_latin("Who wrote 红楼梦?", spaceless=1)
+    assert is_latin("・・・")
     assert not is_latin("叶绿体有自己的 DNA，通常缩写作 ctDNA 或 cpDNA。")
 
 
@@ -109,6 +111,18 @@ def test_units_that_the_critic_cannot_read_are_counted_and_judged_by_their_chara
     assert found.stats.unread_units == 2
     assert found.text == documents[2]
     assert found.to_dict()["stats"]["unread_units"] == 2
+
+
+def test_a_query_with_a_foreign_name_is_one_that_the_critic_reads():
+    documents = ["Nothing is said here.", "Cao Xueqin is the author of Dream of the Red Chamber."]
+    found = CPRSEngine(Blended({"Cao Xueqin": 1.0})).compress(documents, "Who wrote 红楼梦?", max_ratio=0.8)
+    assert found.stats.unread_units == 0
+    assert "Cao Xueqin" in found.text
+
+
+def test_one_han_character_marks_where_to_cut():
+    assert shared_places("茶", "我喜欢喝茶") == [4]
+    assert shared_places("喝茶", "我喜欢喝茶，茶好") == [3]
 
 
 def test_of_a_query_that_the_critic_cannot_read_it_judges_nothing():

@@ -38,20 +38,36 @@ def test_units_are_sentences_of_prose_and_lines_of_the_rest(text, expected):
     assert cut(text) == expected
 
 
-def test_json_in_one_line_is_cut_into_records_and_long_records_into_members():
-    short = [{"name": f"N{n}", "city": "Oslo"} for n in range(20)]
-    assert cut(json.dumps(short))[1:3] == ['{"name": "N1", "city": "Oslo"},', '{"name": "N2", "city": "Oslo"},']
-    pairs = {f"key-{n}": f"value {n}, and {{more}}" for n in range(20)}
-    assert cut(json.dumps(pairs))[1:3] == ['"key-1": "value 1, and {more}",', '"key-2": "value 2, and {more}",']
-    assert cut(repr(pairs))[1] == "'key-1': 'value 1, and {more}',"
-    long = [{"id": n, "tags": ["a", "b"], "text": "A long text. " * 20, "ok": True, "list": [1, 2]} for n in range(9)]
-    assert cut(json.dumps(long))[5:9] == ['{"id": 1,', '"tags": ["a", "b"],', f'"text": "{"A long text. " * 20}",', '"ok": true,']
-    assert cut(json.dumps(pairs, separators=(",", ":")))[1] == '"key-1":"value 1, and {more}",'
+def test_json_in_one_line_is_cut_into_records_and_what_is_long_into_members():
+    short = [{"name": f"N{n}", "city": "Oslo", "tags": [{"k": 1}, {"k": 2}], "of": "[1], [2]"} for n in range(50)]
+    assert cut(json.dumps(short))[1] == json.dumps(short[1]) + ","
+    keyed = {f"n{n}": {"age": n, "city": "Oslo"} for n in range(99)}
+    assert cut(json.dumps(keyed))[1:3] == ['"n1": {"age": 1, "city": "Oslo"},', '"n2": {"age": 2, "city": "Oslo"},']
+    pairs = {f"it's key-{n}": f"value {n}, and {{more}}" for n in range(99)}
+    assert cut(json.dumps(pairs))[1:3] == [f'"it\'s key-{n}": "value {n}, and {{more}}",' for n in (1, 2)]
+    assert cut(json.dumps(pairs, separators=(",", ":")))[1] == '"it\'s key-1":"value 1, and {more}",'
+    assert cut(repr({f"key-{n}": f"value {n}" for n in range(99)}))[1] == "'key-1': 'value 1',"
+    long = [{"id": n, "tags": ["a", "b"], "text": "A text. " * 60, **dict.fromkeys("bcdefgh", True)} for n in range(9)]
+    assert cut(json.dumps(long))[10:13] == ['{"id": 1,', '"tags": ["a", "b"],', f'"text": "{"A text. " * 60}",']
 
 
-def test_prose_with_quotes_is_no_json():
-    text = 'He said "yes", "no" and "perhaps": nobody knew. ' * 20
-    assert set(cut(text)) == {'He said "yes", "no" and "perhaps": nobody knew.'}
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_json_longer_than_a_block_loses_no_pair_at_its_borders(separators):
+    pairs = {f"key-{n:05}": "v" * (3 + n % 27) for n in range(5_000)}
+    found = cut(json.dumps(pairs, separators=separators))
+    assert [json.loads(f"{{{unit.strip('{},')}}}") for unit in found] == [{key: value} for key, value in pairs.items()]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('He said "yes", "no" and "perhaps": nobody knew. ', 'He said "yes", "no" and "perhaps": nobody knew.'),
+        ('Doe, "The Long Road": a study of the north. ', 'Doe, "The Long Road": a study of the north.'),
+        ('Give it {"depth": 1, "mode": "fast"} and it returns. ', 'Give it {"depth": 1, "mode": "fast"} and it returns.'),
+    ],
+)
+def test_prose_with_quotes_is_no_json(text, expected):
+    assert set(cut(text * 50)) == {expected}
 
 
 def test_wrapped_prose_is_joined_before_it_is_cut():

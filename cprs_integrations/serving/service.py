@@ -71,6 +71,7 @@ class Service:
             async with asyncio.timeout(self.settings.queue_seconds):
                 await self._places.acquire()
         except TimeoutError:
+            self.check_ready()
             raise self._full() from None
         finally:
             self.at_the_door -= 1

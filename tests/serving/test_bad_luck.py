@@ -219,6 +219,19 @@ def test_who_waits_for_a_place_when_the_server_goes_down_is_told_so():
         assert served.service.taken == 0
 
 
+def test_who_waited_in_vain_while_the_server_goes_down_is_told_that():
+    critic = GatedCritic({"Hillary": 0.9})
+    with serving(CPRSEngine(critic=critic), max_queue=1, queue_seconds=0.3) as served, ThreadPoolExecutor() as pool:
+        first = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.taken == 1)
+        second = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.at_the_door == 1)
+        served.service.is_draining = True
+        assert second.result().json()["error"]["type"] == "ShuttingDown"
+        critic.gate.set()
+        assert first.result().status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_has_its_time(stream):
     critic = GatedCritic({})
