@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -121,4 +122,7 @@ def test_the_demo_answers_from_pythons_own_reference():
     code, out, _ = cprs("demo", "Which keyword defines a coroutine function?", "--max-tokens", "60")
     assert code == 0
     assert "464," in out or "characters" in out
-    assert "fewer" in out
+    original, kept, ratio = re.search(r"([\d,]+) → ([\d,]+) tokens, ([\d,]+)x fewer", out).groups()
+    original, kept, ratio = (int(number.replace(",", "")) for number in (original, kept, ratio))
+    assert kept <= 60
+    assert ratio == round(original / kept)

@@ -53,8 +53,7 @@ class Service:
 
     def check_ready(self) -> None:
         """Raise what a request gets that need not even send its body: the server goes down, or too many wait already."""
-        if self.is_draining:
-            raise Refusal(503, "ShuttingDown", "this server is going down; try another, or later", headers={"Retry-After": "5"})
+        self._check_open()
         if self.at_the_door >= self.settings.max_queue:
             raise self._full()
 
@@ -71,20 +70,23 @@ class Service:
             async with asyncio.timeout(self.settings.queue_seconds):
                 await self._places.acquire()
         except TimeoutError:
-            self.check_ready()
+            self._check_open()
             raise self._full() from None
         finally:
             self.at_the_door -= 1
         self.taken += 1
         began = time.monotonic()
         try:
-            if self.is_draining:
-                self.check_ready()
+            self._check_open()
             yield
         finally:
             self.taken -= 1
             self._places.release()
             self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
+
+    def _check_open(self) -> None:
+        if self.is_draining:
+            raise Refusal(503, "ShuttingDown", "this server is going down; try another, or later", headers={"Retry-After": "5"})
 
     def _full(self) -> Refusal:
         self.refused += 1

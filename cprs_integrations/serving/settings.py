@@ -23,7 +23,7 @@ class Settings:
         max_queue: requests taken and not yet answered; as many more may wait for a place, and beyond them each gets 429.
         queue_seconds: how long a request waits for a place; then it gets 429.
         body_seconds: how long a client may take to send a body.
-        request_seconds: how long a request may take from then on, waiting included; then it gets 504.
+        request_seconds: how long a request may take once it has its place, waiting for others included; then it gets 504.
         kept_seconds: how long scores are kept for `/v1/select` after they were last used.
         kept_bytes: how much memory they may take together; the oldest go first.
         python_patterns: run `protect` with Python's backtracking engine, on whose patterns a client can hang the server for
