@@ -180,6 +180,10 @@ class Ledger:
         """What is known of each token, and what stands there if nobody has read it."""
         return (self.odds, -_FARTHEST), (self.begin, 0.0), (self.words, -_FARTHEST), (self.label, 0.0)
 
+    def is_unread(self, window: Window) -> bool:
+        """Whether the critic can read no unit of a window, so that nothing it says of any would be used."""
+        return self._blends is not None and not self.is_read[window.pieces[0].unit : window.pieces[-1].unit + 1].any()
+
     def skip(self, window: Window) -> None:
         """Note that the critic does not read a window: nothing in it is worth keeping, as far as the critic can tell."""
         for piece in window.pieces:

@@ -64,7 +64,7 @@ class Stats:
         original_chars, kept_chars: characters of the documents, and of the text that is returned.
         original_tokens, kept_tokens: the same in tokens of the token counter.
         windows: how many windows the critic read.
-        skipped_windows: how many a prefilter left unread.
+        skipped_windows: how many were left unread: by a prefilter, or because the critic can read no unit in them.
         unread_units: units of a script that the critic cannot read, or all if it is the query's: characters shared with the
             query alone decided on them.
         seconds: by step: "score" (with "segment", the part of it spent on units and tokens) and "select".

@@ -9,6 +9,7 @@ from samples import CAPITALS
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.known import KnownCritic
+from cprs_integrations.ledger import Ledger
 from cprs_integrations.lexical import Blend, Blends, SharedWords, best_around, is_latin, shared_places
 
 TEXTS = [
@@ -137,3 +138,23 @@ def test_a_unit_that_the_critic_cannot_read_is_cut_around_what_it_shares_with_th
     found = CPRSEngine(critic=Blended({}, default=0.3)).compress([text, "别的事情。"], "红楼梦的作者是谁？", max_ratio=0.1)
     assert "红楼梦的作者是" in found.text
     assert found.stats.unread_units == 2
+
+
+@pytest.mark.parametrize("granularity", ["sentence", "paragraph", "keyword"])
+def test_windows_of_which_the_critic_can_read_nothing_are_left_out_and_nothing_is_lost(granularity, monkeypatch):
+    chinese = "".join(f"第{number}天天气很好，大家都很高兴。\n" for number in range(300))
+    documents = [chinese, "Cao Xueqin is the author of Dream of the Red Chamber.", chinese + "红楼梦的作者是曹雪芹。"]
+    engine = CPRSEngine.from_pretrained()
+
+    def ask(query):
+        scored = engine.score(documents, query, granularity=granularity)
+        return scored.windows, scored.skipped, scored.scores.tolist(), scored.select(max_ratio=0.05).documents
+
+    questions = "Who wrote 红楼梦?", "红楼梦的作者是谁？"
+    found = [ask(question) for question in questions]
+    assert found[1][0] == 1 < found[0][0] < 5
+    assert all(skipped > 20 for _, skipped, _, _ in found)
+    monkeypatch.setattr(Ledger, "is_unread", lambda ledger, window: False)
+    everything = [ask(question) for question in questions]
+    assert [skipped for _, skipped, _, _ in everything] == [0, 0]
+    assert [found[2:] for found in everything] == [found[2:] for found in found]

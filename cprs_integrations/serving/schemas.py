@@ -84,7 +84,7 @@ class StatsOut(BaseModel):
     original_tokens: int
     kept_tokens: int
     windows: int = Field(description="How many windows the critic read.")
-    skipped_windows: int = Field(description="How many a prefilter left unread.")
+    skipped_windows: int = Field(description="Left unread by a prefilter, or because the critic can read no unit in them.")
     unread_units: int = Field(description="Units of a script that the critic cannot read.")
     seconds: dict[str, float] = Field(description="By step: score (with segment), select.")
     left_out: list[LeftOutOut]
