@@ -94,7 +94,8 @@ def _of_file(text: str, place: str, rng: np.random.Generator) -> list[dict[str, 
     lines, items = text.splitlines(keepends=True), []
     for number in rng.permutation(asked)[:_OF_A_FILE].tolist() if asked else ():
         function = functions[number]
-        context, evidence = (_listed if rng.random() < 0.55 else _shown)(functions, number, lines, rng)
+        is_list = rng.random() < 0.55
+        context, evidence = _listed(functions, number, rng) if is_list else _shown(functions[number], lines, rng)
         ask = _ASKS[rng.integers(len(_ASKS))]
         question = ask.format(function.does, function.does[0].lower() + function.does[1:])
         items.append({"question": question, "title": place, "context": context, "answers": [], "evidence": [list(evidence)]})
@@ -121,30 +122,26 @@ def _is_telling(function: _Function) -> bool:
     return is_sentence and not function.name.startswith("_") and not re.search(rf"\b{re.escape(function.name)}\b", does, re.I)
 
 
-def _listed(
-    functions: Sequence[_Function], number: int, lines: Sequence[str], rng: np.random.Generator
-) -> tuple[str, tuple[int, int]]:
+def _listed(functions: Sequence[_Function], number: int, rng: np.random.Generator) -> tuple[str, tuple[int, int]]:
     """A list of signatures, each name once, with that of the function that is asked for."""
     wanted = functions[number]
     low = max(0, number - int(rng.integers(_MOST)))
     named = {function.name: function.signature for function in functions[low : low + _MOST]}
     named[wanted.name] = wanted.signature
     form = ("{}", "def {}:", "- {}")[rng.integers(3)]
-    before, shown = 0, [form.format(signature) for signature in named.values()]
+    shown = [form.format(signature) for signature in named.values()]
     place = list(named).index(wanted.name)
     before = sum(len(line) + 1 for line in shown[:place])
     return "\n".join(shown), (before, before + len(shown[place]))
 
 
-def _shown(
-    functions: Sequence[_Function], number: int, lines: Sequence[str], rng: np.random.Generator
-) -> tuple[str, tuple[int, int]]:
+def _shown(wanted: _Function, lines: Sequence[str], rng: np.random.Generator) -> tuple[str, tuple[int, int]]:
     """A stretch of the source, without the docstring that asks; the first lines of the function are the evidence."""
-    wanted = functions[number]
     first, last = wanted.docstring
     own = [*lines[wanted.first - 1 : first - 1], *lines[last : wanted.last]]
     evidence = "".join(own[:_LONGEST]).rstrip()
-    above = "".join(lines[: wanted.first - 1])[-int(rng.integers(_CHARACTERS)) :].partition("\n")[2]
+    above = "".join(lines[: wanted.first - 1])
+    above = above[max(0, len(above) - int(rng.integers(_CHARACTERS))) :].partition("\n")[2]
     below = "".join(lines[wanted.last :])[: max(0, _CHARACTERS - len(above) - len("".join(own)))].rpartition("\n")[0]
     start = len(above) + len(evidence) - len(evidence.lstrip())
     return above + "".join(own) + below, (start, len(above) + len(evidence))
