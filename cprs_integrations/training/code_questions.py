@@ -151,13 +151,16 @@ def main() -> None:
     """Run the module as a script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help=f"folder; gets {NAME}.jsonl.gz")
+    parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="default: all of them")
     options = parser.parse_args()
+    try:
+        items = list(code_questions({package: PACKAGES[package] for package in options.packages}))
+    except ArgumentError as error:
+        parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
-    count = 0
     with gzip.open(options.out / f"{NAME}.jsonl.gz", "wt", encoding="utf-8") as lines:
-        for count, item in enumerate(code_questions(), 1):  # noqa: B007
-            lines.write(json.dumps(item) + "\n")
-    sys.stdout.write(f"{count} questions in {options.out / NAME}.jsonl.gz\n")
+        lines.writelines(json.dumps(item) + "\n" for item in items)
+    sys.stdout.write(f"{len(items)} questions in {options.out / NAME}.jsonl.gz\n")
 
 
 if __name__ == "__main__":

@@ -83,19 +83,26 @@ def test_the_evidence_is_the_function_and_its_docstring_is_left_out(questions):
 
 
 def test_the_same_seed_asks_the_same_and_a_package_that_is_missing_is_named():
-    numpy = {"click": "BSD-3-Clause"}
+    click = {"click": "BSD-3-Clause"}
     assert (
-        list(module.code_questions(numpy, 3)) == list(module.code_questions(numpy, 3)) != list(module.code_questions(numpy, 4))
+        list(module.code_questions(click, 3)) == list(module.code_questions(click, 3)) != list(module.code_questions(click, 4))
     )
     with pytest.raises(ArgumentError, match="no_such_package"):
         list(module.code_questions({"no_such_package": "MIT"}))
 
 
 def test_the_file_is_a_training_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PACKAGES", {"click": "BSD-3-Clause"})
-    monkeypatch.setattr(module.code_questions, "__defaults__", ({"click": "BSD-3-Clause"}, 0))
-    monkeypatch.setattr("sys.argv", ["code_questions", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["code_questions", "--out", str(tmp_path), "--packages", "click"])
     module.main()
     examples = read_set(tmp_path / f"{module.NAME}.jsonl.gz")
     assert len(examples) > 20
     assert all(example.documents[0].is_marked for example in examples)
+
+
+def test_a_package_that_is_missing_leaves_no_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(module.PACKAGES, "no_such_package", "MIT")
+    monkeypatch.setattr("sys.argv", ["code_questions", "--out", str(tmp_path / "data"), "--packages", "no_such_package"])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert "'no_such_package' is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
