@@ -2,7 +2,7 @@
 
 documents ─► LongContext ─► units ─► windows ─► critic ─► Ledger ─► Scored ─► select ─► CompressedContext
 
-A critic that wants it reads the best units twice: once all windows are in the ledger, one more goes to the critic.
+A critic that wants it reads the best units twice: once several windows are all in the ledger, one more goes to the critic.
 """
 
 import asyncio
@@ -339,9 +339,9 @@ class Job:
                 yield Piece(document, number, part, tokens.ids[low:high], title)
 
     def _read_again(self, settled: Settled) -> Settled:
-        """Have the best units read once more, side by side, if the critic wants that."""
+        """Have the best units read once more, side by side, if the critic wants that and they did not stand so before."""
         blends: Blends | None = getattr(self.critic, "blends", None)
-        if blends is None or blends.reread is None:
+        if blends is None or blends.reread is None or self._sent < 2:
             return settled
         starts, ends = (column.array[: column.length] for column in (self.ledger.starts, self.ledger.ends))
         read = np.where(self.ledger.is_read, settled.odds, -np.inf)

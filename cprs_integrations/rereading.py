@@ -2,7 +2,7 @@
 
 Windows are read one by one, so no sentence is ever compared with the one that comes near it fifty pages on, and no two facts
 that belong together are seen together. Once all windows have been read, the best units of all documents are laid into one
-more, in their order, and the critic reads them again.
+more, in their order, and the critic reads them again. What fits one window has been compared already: it is read once.
 """
 
 import numpy as np
