@@ -123,7 +123,7 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
         service.check_ready()
         body = await service.body(request)
         async with AsyncExitStack() as place:
-            await place.enter_async_context(service.place())
+            await place.enter_async_context(service.place(request))
             asked, job, selection = await service.in_pool(_prepared, service, body)
             request.state.log |= {
                 "body_bytes": len(body), "documents": len(job.context.documents), "original_chars": len(job.context)
@@ -150,7 +150,7 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """
         service.check_ready()
         body = await service.body(request)
-        async with service.place():
+        async with service.place(request):
             asked = await service.in_pool(lambda: SelectRequest.model_validate(parsed(body)))
             scored = service.kept.get(asked.id)
             if scored is None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -58,22 +58,14 @@ class Service:
             raise self._full()
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place in the queue, for as long as a request takes.
+    async def place(self, request: Request) -> AsyncIterator[None]:
+        """A place in the queue, for as long as a request takes whose body has been read.
 
         While there is none, a request waits for its turn for a while: refused at once, clients that come again would find each
-        free place taken by those that never had to wait.
+        free place taken by those that never had to wait. Who hangs up meanwhile waits no longer.
         """
         self.check_ready()
-        self.at_the_door += 1
-        try:
-            async with asyncio.timeout(self.settings.queue_seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            self._check_open()
-            raise self._full() from None
-        finally:
-            self.at_the_door -= 1
+        await self._turn(request)
         self.taken += 1
         began = time.monotonic()
         try:
@@ -83,6 +75,22 @@ class Service:
             self.taken -= 1
             self._places.release()
             self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
+
+    async def _turn(self, request: Request) -> None:
+        self.at_the_door += 1
+        gone = asyncio.create_task(disconnected(request))
+        try:
+            async with asyncio.timeout(self.settings.queue_seconds) as patience:
+                gone.add_done_callback(lambda _: _end(patience))
+                await self._places.acquire()
+        except TimeoutError:
+            if gone.done():
+                _hung_up()
+            self._check_open()
+            raise self._full() from None
+        finally:
+            gone.cancel()
+            self.at_the_door -= 1
 
     def _check_open(self) -> None:
         if self.is_draining:
@@ -219,6 +227,12 @@ def _no_constant(name: str) -> NoReturn:
 def _too_large(limit: int) -> Refusal:
     message = f"the body is larger than the {limit:,} bytes that are allowed here; send less at once"
     return Refusal(413, "BodyTooLarge", message, headers={"Connection": "close"})
+
+
+def _end(patience: asyncio.Timeout) -> None:
+    """Let a wait time out now, if it is not over yet."""
+    with suppress(RuntimeError):
+        patience.reschedule(0.0)
 
 
 def _hung_up() -> NoReturn:

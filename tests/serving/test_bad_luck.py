@@ -207,6 +207,22 @@ def test_who_waits_for_a_place_gets_the_next_one():
         assert when < third
 
 
+def test_who_hangs_up_while_it_waits_for_a_place_makes_room_for_others():
+    critic = GatedCritic({"Hillary": 0.9})
+    with serving(CPRSEngine(critic=critic), max_queue=1, queue_seconds=30) as served, ThreadPoolExecutor() as pool:
+        first = pool.submit(served.post, body=GOOD)
+        wait_until(lambda: served.service.taken == 1)
+        body = json.dumps(GOOD).encode()
+        with served.connect() as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            wait_until(lambda: served.service.at_the_door == 1)
+        wait_until(lambda: served.service.at_the_door == 0)
+        assert served.service.taken == 1
+        critic.gate.set()
+        assert first.result().status_code == served.post(body=GOOD).status_code == 200
+        assert "cprs_refused_total 0.0" in served.get("/metrics").text
+
+
 @pytest.mark.parametrize("seconds", [30, 0.3])
 def test_who_waits_for_a_place_when_the_server_goes_down_is_told_so(seconds):
     with one_at_work_and_one_at_the_door(seconds) as (served, gate, first, second):
