@@ -149,11 +149,11 @@ def product_speed(device: str, dtype: torch.dtype) -> float:
     return best
 
 
-def peak(device: str) -> float:
-    """GiB at most in use so far: of the device, or of this process on a CPU."""
+def peak(device: str) -> str:
+    """How much was in use at most: of the device in this run, or of this process so far on a CPU."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB so far"
 
 
 def report(name: str, critic: TimedCritic, text: str, device: str, speed: float) -> None:
@@ -173,7 +173,7 @@ def report(name: str, critic: TimedCritic, text: str, device: str, speed: float)
     print(
         f"{name:<22} {context.stats.original_tokens:>9,} tokens in {len(critic.lengths)} windows  "
         f"{whole:8.2f} s to the context  {context.stats.original_tokens / whole:>10,.0f} tokens/s  "
-        f"model {critic.seconds:8.2f} s  utilization {needed / critic.seconds / speed:6.1%}  peak {peak(device):6.2f} GiB",
+        f"model {critic.seconds:8.2f} s  utilization {needed / critic.seconds / speed:6.1%}  peak {peak(device)}",
         flush=True,
     )
 

@@ -333,10 +333,15 @@ class Job:
             if end - begin <= largest:
                 yield Piece(document, number, text, tokens.ids[begin:end], title)
                 continue
-            for low in range(begin, end, largest):
+            low = begin
+            while low < end:
                 high = min(low + largest, end)
+                # tokens of bytes: several may share a character
+                while low + 1 < high < end and tokens.starts[high] < tokens.ends[high - 1]:
+                    high -= 1
                 part = text[int(tokens.starts[low]) : int(tokens.ends[high - 1])]
                 yield Piece(document, number, part, tokens.ids[low:high], title)
+                low = high
 
     def _read_again(self, settled: Settled) -> Settled:
         """Have the best units read once more, side by side, if the critic wants that and they did not stand so before."""

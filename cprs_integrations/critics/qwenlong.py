@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"
 """The word that stands for "none of the tag words"."""
 
-_RULE = re.compile(r"\btag\b(.*)", re.IGNORECASE)
-_WORD = re.compile(r"\bwith\s+['\"‘“]([^'\"’”]+)['\"’”]", re.IGNORECASE)
+_RULE = re.compile(r"\btag\b(.*(?:\n\s*(?:with|as)\b.*)?)", re.IGNORECASE)
+_QUOTED = r"['\"‘“`]([^'\"’”`\n]+)['\"’”`](?!\s+(?:with|as)\b)"
+_AND = r"(?:\s*(?:,|/|\bor\b|\band\b)\s*)*"
+_WORDS = re.compile(
+    rf"\b(?:with|(?<!such )as)\b:?\s+(?:(?:the\s+)?(?:label|tag|word)s?:?\s+)?((?:{_QUOTED}{_AND})+)", re.IGNORECASE
+)
 _DTYPES = ("float32", "bfloat16", "float16")
 _AHEAD = 4  # batches a model that are cut before the first is scored, so that windows of like length meet
 _GPU_TOKENS = 16_384
@@ -62,7 +66,8 @@ class QwenLongCritic(Sendable):
         batch_tokens: tokens of a batch, padding included; a longer window is a batch of its own. None: one window at a
             time on a CPU, else 16,384.
         tags: the tag words; None: those of the instruction's tagging rule, if it has one.
-        joint: False lets the BIOE tags alone decide what is kept, as the released server does; words then only name it.
+        joint: False lets the BIOE tags alone decide what is kept, as the released server does; words then only name it, and
+            a checkpoint without LM head marks without naming.
         threshold: from which score a unit is worth keeping without a bound; 0.5: more likely kept than not.
 
     Raises:
@@ -161,7 +166,7 @@ class QwenLongCritic(Sendable):
             raise ArgumentError(f"dtype must be one of {', '.join(_DTYPES)}, or None, not {dtype!r}")
         where: dict[str, Any] = {"revision": revision or "main", "local_files_only": local_files_only}
         known: dict[str, Any] = {
-            "dtype": getattr(torch, dtype or _native_dtype(devices[0] if devices else None)),
+            "dtype": getattr(torch, dtype or _native_dtype(devices or _mapped(device_map))),
             "attn_implementation": attn_implementation,
             "quantization_config": quantization_config,
             "bidirectional_start_layer": bidirectional_start_layer,
@@ -300,7 +305,7 @@ class QwenLongCritic(Sendable):
     def _tags_of(self, instruction: str) -> Tags | None:
         if self._given is not None:
             return self._given
-        words = tag_words(instruction)
+        words = tag_words(instruction) if self._names_spans or self._joint else ()
         return self._tags(words) if words else None
 
     def _tags(self, words: tuple[str, ...]) -> Tags:
@@ -311,7 +316,10 @@ class QwenLongCritic(Sendable):
         """
         out = "; reword the tagging rule, or load the critic with other `tags`"
         if not self._names_spans:
-            raise ArgumentError(f"tag words {words}: this checkpoint has no lm_head, so it names nothing{out}")
+            raise ArgumentError(
+                f"tag words {words}: this checkpoint has no lm_head, so it names nothing; load the critic without `tags` and "
+                "with joint=False, which marks without naming, or leave the tagging rule out"
+            )
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise ArgumentError(f"tags must be words, not {words!r}{out}")
         tokens = self.encode([*words, OUTSIDE])
@@ -326,8 +334,14 @@ class QwenLongCritic(Sendable):
 
 
 def tag_words(instruction: str) -> tuple[str, ...]:
-    """Read the words of a tagging rule: "tag the needles with 'needle'" names "needle". None of them: an empty tuple."""
-    words = (word.strip() for rule in _RULE.findall(instruction) for word in _WORD.findall(rule))
+    """Read the words of a tagging rule: "tag the needles with 'needle'" names "needle". None of them: an empty tuple.
+
+    Args:
+        instruction: a rule begins with "tag"; its words are quoted and follow "with" or "as", perhaps on the next line, one or
+            several ("with 'name', 'date' or 'place'").
+    """
+    lists = (match[1] for rule in _RULE.findall(instruction) for match in _WORDS.finditer(rule))
+    words = (word.strip() for found in lists for word in re.findall(_QUOTED, found))
     return tuple(dict.fromkeys(word for word in words if word))
 
 
@@ -423,9 +437,15 @@ def _devices(device: str | None, device_map: object) -> list[str]:
     return names
 
 
-def _native_dtype(device: str | None) -> str:
+def _mapped(device_map: object) -> list[str]:
+    """The devices that a map names; "auto" and the like mean GPUs where there are any."""
+    return [str(place) for place in device_map.values()] if isinstance(device_map, dict) else [str(device_map)]
+
+
+def _native_dtype(devices: list[str]) -> str:
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if set(devices) <= {"cpu", "disk"} or not torch.cuda.is_available():
         return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    # older cards only emulate bfloat16, slowly
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

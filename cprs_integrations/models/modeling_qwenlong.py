@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,8 @@ from cprs_integrations.models.configuration_qwenlong import QwenLongCPRSConfig
 from cprs_integrations.models.losses import language_loss, reference_tag_loss, tag_loss
 
 _ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+_HEADS = ("cls_head", "lm_head")
+_SPARED_BY = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")  # whatever a quantization config calls it
 
 
 def check_attention(name: str) -> None:
@@ -76,10 +79,32 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
+def spared(quantization: Any) -> Any:
+    """A quantization config that leaves the heads as they are: the tags' is a few rows, the words' is read row by row.
+
+    Args:
+        quantization: of transformers, or a dict for one; it is not changed. Where its kind has no list of modules to leave
+            out, it is returned as it is.
+    """
+    if isinstance(quantization, dict):
+        from transformers.quantizers.auto import AutoQuantizationConfig
+
+        quantization = AutoQuantizationConfig.from_dict(quantization)
+    found = copy(quantization)
+    for name in _SPARED_BY:
+        if hasattr(found, name):
+            setattr(found, name, list(dict.fromkeys([*(getattr(found, name) or ()), *_HEADS])))
+    return found
+
+
 class _Checked:
     """Loading that puts up with no missing tensor, no misshapen one and no code from elsewhere."""
 
     def __init__(self, config: QwenLongCPRSConfig) -> None:
+        if not isinstance(config, QwenLongCPRSConfig):
+            raise ArgumentError(
+                f"config must be a QwenLongCPRSConfig, not {type(config).__name__}; leave it out, and the checkpoint's is read"
+            )
         # before transformers looks for it; whoever asked, the caller or a checkpoint's config.json
         if config._attn_implementation is not None:
             check_attention(config._attn_implementation)
@@ -95,16 +120,19 @@ class _Checked:
             pretrained_model_name_or_path: a folder or the id of a model on the hub.
             *args: as transformers' own.
             **kwargs: as transformers' own: `config`, `revision`, `local_files_only`, `device_map`, `dtype`,
-                `quantization_config`, `attn_implementation` and the rest; fields of the configuration too.
+                `quantization_config` (the heads are left as they are), `attn_implementation` and the rest; fields of the
+                configuration too.
 
         Raises:
             ModelError: a tensor is missing or has the wrong shape; it is named.
-            ArgumentError: the attention is not one of ours, or is not installed.
+            ArgumentError: the attention is not one of ours, or is not installed; the configuration is of another model.
             OSError: files are missing or the hub cannot be reached.
         """
         source, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if not kwargs.pop("use_safetensors", True):
             raise ModelError(f"{source}: only safetensors are loaded; leave use_safetensors out, or convert the checkpoint")
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = spared(kwargs["quantization_config"])
         kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = cast(Any, super()).from_pretrained(source, *args, **kwargs)
         model, info = loaded
@@ -262,6 +290,11 @@ class QwenLongCPRSForTokenCritic(_Checked, Qwen2PreTrainedModel):
 
     def _label_logits(self, hidden: Tensor, label_ids: Tensor) -> Tensor:
         with self._words() as words:
+            if not words.is_floating_point():
+                raise ArgumentError(
+                    "label_ids: the lm_head of this checkpoint is quantized, so its rows cannot be read one by one; "
+                    "quantize it without lm_head and cls_head"
+                )
             rows = words[label_ids.to(words.device)].to(hidden.device)
         return functional.linear(hidden, rows)
 

@@ -13,7 +13,6 @@ from published_prompts import PUBLISHED, kept_and_named
 from samples import CAPITALS, QUESTION
 from tiny_qwenlong import save, tiny_model, tiny_tokenizer
 from transformers import BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics import load_critic
@@ -82,6 +81,16 @@ class TestPublishedPrompts:
             ("Tag the user's wishes with 'wish'", ("wish",)),
             ("tag names with 'name' and dates with 'date'", ("name", "date")),
             ("tag names with 'name', tag dates with 'date'", ("name", "date")),
+            ("tag names with 'name' and 'Paris' with 'city'", ("name", "city")),
+            ("tag them with 'name' or 'date'", ("name", "date")),
+            ("tag them with 'name', \"date\", or 'place'", ("name", "date", "place")),
+            ("tag them with the words ‘name’/‘date’", ("name", "date")),
+            ("tag the needles\n  with 'needle'", ("needle",)),
+            ("tag the needles with 'needle'\nAnswer with 'none' if there are none.", ("needle",)),
+            ("tag the needles with `needle`", ("needle",)),
+            ("tag pairs with the label 'pair'", ("pair",)),
+            ("tag facts with: 'fact'", ("fact",)),
+            ("tag cities such as 'Paris' as 'city'", ("city",)),
         ],
     )
     def test_a_rule_may_quote_and_name_more_in_one_line(self, text, words):
@@ -397,13 +406,50 @@ class TestLoading:
         assert [layer.self_attn.is_causal for layer in model.model.layers] == [True, True, False, False, False]
 
     @pytest.mark.parametrize(
-        "config", [BitsAndBytesConfig(load_in_8bit=True), {"quant_method": "bitsandbytes", "load_in_8bit": True}], ids=type
+        "config",
+        [
+            BitsAndBytesConfig(load_in_8bit=True),
+            {"quant_method": "bitsandbytes", "load_in_8bit": True},
+            BitsAndBytesConfig(load_in_4bit=True),
+            BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["cls_head"]),
+        ],
     )
-    def test_a_quantization_config_is_passed_on(self, folder, config):
-        if is_bitsandbytes_available():
-            pytest.skip("bitsandbytes is installed")
-        with pytest.raises(ModelError, match="requires bitsandbytes"):
-            load_critic(str(folder), quantization_config=config, window=512)
+    def test_a_quantized_model_keeps_its_heads_and_names_what_it_marks(self, tmp_path, config):
+        save(tmp_path, hidden_size=64, intermediate_size=128)  # the least that four bits take
+        quantized, plain = (
+            CPRSEngine.from_pretrained(str(tmp_path), quantization_config=found, device="cpu", window=512)
+            for found in (config, None)
+        )
+        (model,) = quantized.critic.models
+        assert type(model.cls_head) is type(model.lm_head) is torch.nn.Linear
+        assert type(model.model.layers[0].mlp.up_proj).__name__ in ("Linear8bitLt", "Linear4bit")
+        scored, expected = (engine.score(CAPITALS, QUESTION, instruction=NEEDLES) for engine in (quantized, plain))
+        assert scored.labels == expected.labels == ("needle",)
+        assert 0 < np.abs(scored.scores - expected.scores).mean() < 0.2
+
+    @pytest.mark.parametrize(
+        ("where", "emulates", "dtype"),
+        [
+            ({}, True, "float16"),
+            ({}, False, "bfloat16"),
+            ({"device_map": "auto"}, False, "bfloat16"),
+            ({"device_map": {"": "cpu"}}, False, "float32"),
+            ({"device": "cpu"}, False, "float32"),
+        ],
+    )
+    def test_a_gpu_gets_what_it_computes_itself(self, folder, monkeypatch, where, emulates, dtype):
+        """Here is no GPU: what loads the model is asked for a number type, and is stopped there."""
+
+        def stop(*arguments, **options):
+            raise ArgumentError(str(options["dtype"]))
+
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr(
+            "torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation or not emulates
+        )
+        monkeypatch.setattr("cprs_integrations.models.QwenLongCPRSForTokenCritic.from_pretrained", stop)
+        with pytest.raises(ArgumentError, match=f"torch.{dtype}"):
+            load_critic(str(folder), window=512, **where)
 
     @pytest.mark.parametrize("how", ["local_files_only", "HF_HUB_OFFLINE"])
     def test_revisions_are_found_in_the_cache_of_the_hub_without_a_request(self, tmp_path, monkeypatch, how):
@@ -464,8 +510,10 @@ class TestLoading:
         model.lm_head = None
         engine = engine_of(model)
         assert engine.compress(CAPITALS, QUESTION, max_ratio=0.5).text
-        with pytest.raises(ArgumentError, match="no lm_head"):
+        with pytest.raises(ArgumentError, match=r"no lm_head.*joint=False"):
             engine.compress(CAPITALS, QUESTION, instruction=NEEDLES)
+        marking = engine_of(model, joint=False).score(CAPITALS, QUESTION, instruction=NEEDLES)
+        assert not marking.labels
 
     @pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
     def test_a_missing_file_is_named(self, tmp_path, name):
@@ -534,6 +582,12 @@ class TestDefectsOfTheReference:
         ids = [token for window in windows for token in window.ids[window.rows].tolist()]
         assert len(windows) > 1
         assert ids == critic_of().encode([text.strip()]).ids.tolist()
+
+    def test_no_window_begins_or_ends_inside_a_character(self):
+        text = "👩‍👩‍👧‍👦" * 60
+        windows = windows_of(engine_of(window=128), [(text, "x")])
+        assert len(windows) > 3
+        assert "".join(critic_of().tokenizer.decode(window.ids[window.rows].tolist()) for window in windows) == text
 
     def test_the_last_character_and_single_tokens_can_be_had(self):
         scored = engine_of().score("Paris. Rome", QUESTION)

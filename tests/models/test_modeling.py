@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_qwenlong import save, tiny_config, tiny_model
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification, Qwen2Config
 
 from cprs_integrations.errors import ArgumentError, CPRSError, ModelError
 from cprs_integrations.models import QwenLongCPRSConfig, QwenLongCPRSForTokenCritic, QwenLongCPRSModel
@@ -314,6 +314,17 @@ class TestLoading:
         self.edit(save(tmp_path), lambda tensors: tensors.update({"cls_head.weight": torch.zeros(3, 32)}))
         with pytest.raises(ModelError, match=r"cls_head.weight has shape \[3, 32\], not \[4, 32\]"):
             QwenLongCPRSForTokenCritic.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("kind", [QwenLongCPRSForTokenCritic, QwenLongCPRSModel])
+    def test_the_configuration_of_another_model_is_refused(self, tmp_path, kind):
+        with pytest.raises(ArgumentError, match="config must be a QwenLongCPRSConfig, not Qwen2Config"):
+            kind.from_pretrained(save(tmp_path), config=Qwen2Config())
+
+    def test_words_of_a_quantized_head_are_refused(self):
+        model = tiny_model()
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.to(torch.int8), requires_grad=False)
+        with pytest.raises(ArgumentError, match="quantize it without lm_head and cls_head"):
+            model(ids_and_mask("none")[0], label_ids=torch.tensor([1, 2]))
 
     def test_a_tensor_that_nothing_takes_is_warned_of(self, tmp_path):
         self.edit(save(tmp_path), lambda tensors: tensors.update({"score.weight": torch.zeros(3)}))
