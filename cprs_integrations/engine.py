@@ -287,14 +287,18 @@ class Job:
 
     def windows(self) -> Iterator[Window]:
         """Cut the context into windows, one by one as they are asked for."""
+        return (window for window in self.steps() if window is not None)
+
+    def steps(self) -> Iterator[Window | None]:
+        """The same with a None for each window that is cut, or looked at, and not read: who has other jobs can turn to them."""
         self._began = began = time.perf_counter()
         windows = self._pack(self._pieces())
         for window in windows if self.prefilter is None else self._worth_reading(windows, self.prefilter):
             # the first is read, whatever it holds: the critic must say what the instruction asks for
-            if self._sent and self.ledger.is_unread(window):
+            if window is not None and self._sent and self.ledger.is_unread(window):
                 self.ledger.skip(window)
-                continue
-            self._sent += 1
+                window = None
+            self._sent += window is not None
             self._segment_seconds += time.perf_counter() - began
             yield window
             began = time.perf_counter()
@@ -303,16 +307,18 @@ class Job:
     def _pack(self, pieces: Iterator[Piece]) -> Iterator[Window]:
         return pack(pieces, self.prompt, self.room, self.critic.limits.margin, self.critic.separator)
 
-    def _worth_reading(self, windows: Iterator[Window], share: float) -> Iterator[Window]:
+    def _worth_reading(self, windows: Iterator[Window], share: float) -> Iterator[Window | None]:
         """Cut the whole context first, then once more, giving only the windows that share most with the query."""
-        outline = [(window.pieces[0].unit, window.pieces[-1].unit, len(window.rows)) for window in windows]
+        outline = []
+        for window in windows:
+            outline.append((window.pieces[0].unit, window.pieces[-1].unit, len(window.rows)))
+            yield None
         firsts, lasts, sizes = np.array(outline, dtype=np.int64).reshape(-1, 3).T
         is_read = worth_reading(self.ledger.shared, firsts, lasts, sizes, share)
         for window, is_it in zip(self._pack(self._pieces(is_noted=True)), is_read.tolist(), strict=True):
-            if is_it:
-                yield window
-            else:
+            if not is_it:
                 self.ledger.skip(window)
+            yield window if is_it else None
 
     def _pieces(self, is_noted: bool = False) -> Iterator[Piece]:
         """Cut the documents into units, tokenize these in batches, and write both into the ledger, unless that is done."""

@@ -188,8 +188,9 @@ class Scored:
         return len(pair) == 2 and pair.isalnum() and max(pair) < _GLUE_BELOW
 
     def _look(self, start: int, end: int) -> Closeup:
-        low = int(np.searchsorted(self.token_ends, start, side="right"))
-        high = max(low, int(np.searchsorted(self.token_starts, end, side="left")))
+        # of the columns' own type: with any other, numpy converts a whole column at every call
+        low = int(np.searchsorted(self.token_ends, self.token_ends.dtype.type(start), side="right"))
+        high = max(low, int(np.searchsorted(self.token_starts, self.token_starts.dtype.type(end), side="left")))
         keep = probability(self.odds[low:high])
         score = float(keep.mean(dtype=np.float64)) if len(keep) else 0.0
         text = self.context.slice(start, end) if self.unread else ""
@@ -201,7 +202,7 @@ class Scored:
             first = np.searchsorted(shared, self.token_starts[low:high] - _NEAR)
             last = np.searchsorted(shared, self.token_ends[low:high] + _NEAR)
             keep = keep * (_FAR + last - first).astype(np.float32)
-        first, last = np.searchsorted(self.starts, (start, end), side="left")
+        first, last = np.searchsorted(self.starts, np.array((start, end), self.starts.dtype), side="left")
         return Closeup(
             score=score,
             units=self.starts[first:last].astype(np.int64),

@@ -393,3 +393,17 @@ class TestCriticsThatMisbehave:
         with pytest.raises(ArgumentError, match="Critic protocol"):
             CPRSEngine(critic=object())
         assert issubclass(ArgumentError, CPRSError)
+
+
+def test_a_look_at_a_protected_match_converts_no_column(known, monkeypatch):
+    """For a number of another type numpy converts the whole column, at every look: with many matches that is quadratic."""
+
+    def watching(column, wanted, **options):
+        types.append((column.dtype, np.asarray(wanted).dtype))
+        return searchsorted(column, wanted, **options)
+
+    scored, searchsorted, types = known.score(CAPITALS, "q"), np.searchsorted, []
+    monkeypatch.setattr(np, "searchsorted", watching)
+    scored.select(protect=[r"\d+"], max_tokens=9, granularity="sentence")
+    assert len(types) > 9
+    assert all(column == wanted for column, wanted in types)

@@ -14,6 +14,7 @@ from cprs_integrations.errors import CPRSError, CriticError
 from cprs_integrations.scored import Scored
 from cprs_integrations.windows import Window
 
+_LOOK = 12  # what cutting a window costs that is not read, in tokens that are
 _EVERY = 4  # one window in so many goes to the request that came first, so that the long ones come to an end, too
 
 
@@ -23,7 +24,7 @@ class Ticket:
     Attributes:
         job: its context and question.
         future: its scores, or why there are none.
-        tokens: how many tokens of it were sent.
+        tokens: how many tokens of it were sent, about: what it has had.
         characters: how many characters of it have their scores.
     """
 
@@ -31,7 +32,7 @@ class Ticket:
         self.job = job
         self.future: Future[Scored] = Future()
         self.tokens = self.characters = 0
-        self.windows = job.windows()
+        self.steps = job.steps()
         self._is_closed = False
 
     @property
@@ -110,8 +111,12 @@ class Scheduler:
 
         def windows() -> Iterator[tuple[Job, Window]]:
             while (found := self._next()) is not None:
-                sent.append(found)
-                yield found[0].job, found[1]
+                ticket, window = found
+                if window is not None:
+                    sent.append((ticket, window))
+                    yield ticket.job, window
+                elif any(other is not ticket for other, _ in sent):
+                    return  # what is cut and not read may be long: at the end of a stream all that was sent is answered
 
         try:
             for _ in self.engine.drive(windows()):
@@ -123,8 +128,8 @@ class Scheduler:
 
     def _send_alone(self, sent: deque[tuple[Ticket, Window]]) -> None:
         """After a failure: send what has no answer yet one by one, so that nobody fails for his neighbour's window."""
-        if not sent and (found := self._next()) is not None:  # it failed before it took any: somebody has to be told
-            sent.append(found)
+        while not sent and (found := self._next()) is not None:  # it failed before it took any: somebody has to be told
+            sent += [(ticket, window) for ticket, window in [found] if window is not None]
         for ticket, window in sent:
             if ticket.future.done():
                 continue
@@ -135,19 +140,20 @@ class Scheduler:
                 self._remove(ticket)
                 ticket.fail(error)
 
-    def _next(self) -> tuple[Ticket, Window] | None:
+    def _next(self) -> tuple[Ticket, Window | None] | None:
+        """The next step of the request whose turn it is; None if there is no request."""
         while (ticket := self._choose()) is not None:
             try:
-                window = next(ticket.windows, None)
+                window = next(ticket.steps)
+            except StopIteration:
+                self._remove(ticket)
+                self._finish_if_complete(ticket)
+                continue
             except Exception as error:  # noqa: BLE001 - told to its request
                 self._remove(ticket)
                 ticket.fail(error if isinstance(error, CPRSError) else _wrapped(error))
                 continue
-            if window is None:
-                self._remove(ticket)
-                self._finish_if_complete(ticket)
-                continue
-            ticket.tokens += len(window.prompt.ids) + len(window.ids)
+            ticket.tokens += _LOOK if window is None else len(window.prompt.ids) + len(window.ids)
             return ticket, window
         return None
 

@@ -77,6 +77,28 @@ def test_a_question_overtakes_a_book():
     assert order == ["question", "book"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"documents": "\n".join(f"Sentence {n} of a long book." for n in range(40_000)), "prefilter": 0.001},
+        {"documents": "\n".join(f"北京有{n}个人。" for n in range(40_000))},
+    ],
+    ids=["a prefilter", "another script"],
+)
+def test_what_is_cut_and_not_read_holds_up_no_question(served, engine, monkeypatch, asked):
+    """A question that comes while a long context is cut is answered before all of that is cut."""
+    jobs = []
+    monkeypatch.setattr(
+        engine, "job", lambda *given, **options: jobs.append(CPRSEngine.job(engine, *given, **options)) or jobs[-1]
+    )
+    with ThreadPoolExecutor() as pool:
+        book = pool.submit(served.post, body={"query": "Which sentence is of a book?", **asked})
+        wait_until(lambda: jobs and jobs[0].ledger.starts.length > 0)
+        assert served.post(body={"documents": list(CAPITALS), "query": QUESTION}).status_code == 200
+        assert not jobs[0].is_complete
+        assert book.result().status_code == 200
+
+
 def events(response):
     name = None
     for line in response.iter_lines():
