@@ -93,7 +93,25 @@ def test_a_compression_and_another_budget_without_a_forward_pass(open_page, serv
     expect(page.get_by_label("Text for the prompt")).to_have_text(scored.select().text)
 
 
-def test_dropped_files_are_documents_and_offsets_hold_beyond_the_basic_plane(open_page, served):
+DROP = """text => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([text], "dropped.txt", { type: "text/plain" }));
+  for (const kind of ["dragover", "drop"])
+    document.querySelector("#text").dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_a_dropped_file_is_a_document(open_page, served):
+    page = open_page(served)
+    page.evaluate(DROP, " ".join(CAPITALS))
+    expect(page.get_by_role("button", name="Remove dropped.txt")).to_be_visible()
+    expect(page.locator(".over")).to_have_count(0)
+    page.get_by_label("Query").fill(QUESTION)
+    page.keyboard.press("Enter")
+    expect(page.locator("article", has_text="dropped.txt").locator("mark", has_text=ANSWER)).to_have_count(1)
+
+
+def test_chosen_files_are_documents_and_offsets_hold_beyond_the_basic_plane(open_page, served):
     page = open_page(served)
     for number, text in enumerate(CAPITALS):
         page.locator("#picker").set_input_files(
