@@ -96,8 +96,8 @@ def test_a_compression_and_another_budget_without_a_forward_pass(open_page, serv
 DROP = """text => {
   const carried = new DataTransfer();
   carried.items.add(new File([text], "dropped.txt", { type: "text/plain" }));
-  for (const kind of ["dragover", "drop"])
-    document.querySelector("#text").dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
+  const told = { dataTransfer: carried, bubbles: true, cancelable: true };
+  for (const kind of ["dragover", "drop"]) document.querySelector("#text").dispatchEvent(new DragEvent(kind, told));
 }"""
 
 
