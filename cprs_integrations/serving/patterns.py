@@ -4,11 +4,17 @@ RE2 knows other characters than Python (its `\d`, `\w` and `\b` are ASCII, it fo
 never handed to it as it stands. Each set of characters in a pattern (a letter, a class, a dot) is asked of Python's `re`;
 characters of a text that no set of the pattern tells apart become one and the same byte, a byte a character; and RE2 runs the
 pattern over these bytes. What RE2 cannot do at all is refused.
+
+Linear is not yet short: RE2 writes repeats out, builds its program in one go that nothing can interrupt, and may take a step a
+character for each part of it. So the size of patterns is bounded before anything is built, texts are searched in stretches
+that end in time, and all that a request's patterns compute is charged to its allowance.
 """
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
@@ -21,14 +27,18 @@ MAX_LENGTH = 1_000
 """Characters of all patterns of a request together."""
 MAX_MATCHES = 10_000
 """Protected places of a request."""
+MAX_SIZE = 2_000
+"""Parts of all patterns of a request together, repeats written out: RE2's time to build them grows with its square."""
 SECONDS = 5.0
-"""How long the patterns of a request may run: each search is linear, but there may be as many as there are matches."""
+"""Seconds of a processor that the patterns of a request may take, whatever for."""
 
 _MEMORY = 4 * 2**20  # bytes that RE2 may use for a pattern
-_PART = 65_536  # characters that are encoded at once
+_PART = 4_096  # characters that are encoded at once
+_PROGRAM = 20_000  # instructions of a program: RE2 builds as many in some 20 ms
+_STEPS = 250_000_000  # instructions times characters of one search: at its slowest, RE2 takes one or two seconds for them
 _WORDS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _OTHERS = bytes(byte for byte in range(256) if byte not in _WORDS and byte != 0x0A)
-_IS_WORD = re.compile(r"\w")
+_TOLD_APART = re.compile(r"\w"), re.compile(r"\n")  # by RE2 itself, whatever the pattern
 _REFUSED = {
     codes.ASSERT: "look-ahead and look-behind",
     codes.ASSERT_NOT: "look-ahead and look-behind",
@@ -72,18 +82,34 @@ class Allowance:
     """What all patterns of one request may use together."""
 
     def __init__(self) -> None:
-        self.matches, self.seconds = MAX_MATCHES, SECONDS
+        self.size, self.matches, self.seconds = MAX_SIZE, MAX_MATCHES, SECONDS
 
-    def spend(self, seconds: float, matches: int) -> None:
-        """Note what a search took.
+    def spend(self, *, size: int = 0, matches: int = 0) -> None:
+        """Note what a pattern takes.
 
         Raises:
             ArgumentError: too much.
         """
-        self.seconds -= seconds
+        self.size -= size
         self.matches -= matches
+        if self.size < 0:
+            raise ArgumentError(
+                f"protect: with their repeats written out, the patterns have {MAX_SIZE - self.size:,} parts or more; at most "
+                f"{MAX_SIZE:,} are allowed here: repeat less (CPRS_PYTHON_PATTERNS lifts this on a server for trusted clients)"
+            )
         if self.matches < 0:
             raise ArgumentError(f"protect: more than {MAX_MATCHES:,} matches; protect something rarer")
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Note the time that this thread computes: a busy server does not shorten what a request may use.
+
+        Raises:
+            ArgumentError: too much.
+        """
+        began = time.thread_time()
+        yield
+        self.seconds -= time.thread_time() - began
         if self.seconds < 0:
             raise ArgumentError(f"protect: the patterns ran for {SECONDS:g} seconds; simplify them")
 
@@ -103,73 +129,114 @@ class LinearPattern:
         self.pattern, self._allowance = pattern, allowance
         self._sets: list[re.Pattern[str]] = []
         self._numbers: dict[tuple[str, int], int] = {}
+        self._copies: Counter[int] = Counter()  # of each set, repeats written out
+        self._size, self._times = 0, 1
         self._ends_line = self._ends_text = False
         try:
-            tree = _parser.parse(pattern)
-            if tree.getwidth()[0] == 0:
-                raise self._refused("it can match nothing: let it match one character at least")
-            self._program = self._sequence(tree, tree.state.flags)
+            with allowance.timed():
+                tree = _parser.parse(pattern)
+                least, self._width = tree.getwidth()
+                if least == 0:
+                    raise self._refused("it can match nothing: let it match one character at least")
+                self._program = self._sequence(tree, tree.state.flags)
         except re.error as error:
             raise ArgumentError(f"protect: {pattern!r} is not a valid regular expression: {error}") from error
         except (RecursionError, OverflowError) as error:
             raise self._refused("it is nested too deeply") from error
         if self._ends_line and self._ends_text:
             raise self._refused("it has $ both with and without the flag m")
+        allowance.spend(size=self._size)
 
     def finditer(self, text: str) -> Iterator[Place]:
         """Find what the pattern matches, as `re.finditer` does.
 
         Raises:
-            ArgumentError: it is too large for RE2, tells too many characters apart, or has used up its allowance.
+            ArgumentError: it is too large for RE2 or for this text, tells too many characters apart, or has used up its
+                allowance.
         """
         encoded, members = self._encoded(text)
-        program = self._compiled(members)
-        position = 0
-        while True:
-            began = time.perf_counter()
-            match = program.search(encoded, position)
-            self._allowance.spend(time.perf_counter() - began, match is not None)
-            if match is None:
-                return
+        with self._allowance.timed():
+            program = self._compiled(members)
+            most = max(2, _STEPS // max(1, program.programsize))
+            consumed = _class(b"".join(members), is_negated=True)
+        position = border = end = 0
+        while position < len(encoded):
+            with self._allowance.timed():
+                if position >= border:
+                    border, end = self._stretch(encoded, position, most, consumed)
+                match = program.search(encoded, position, end)
+            if match is None or match.start() >= border:
+                position = border
+                continue
+            self._allowance.spend(matches=1)
             yield Place(match.start(), match.end())
             position = match.end()
+
+    def _stretch(self, encoded: bytes, position: int, most: int, outside: bytes) -> tuple[int, int]:
+        """How far matches may start that are searched for at once, and an end that none of these goes beyond.
+
+        No search can be interrupted, so that none may be longer than `most`; and one over a text cut short finds what Python
+        finds only if no match can go on behind the cut.
+        """
+        if len(encoded) - position <= most:
+            return len(encoded), len(encoded)
+        border = position + most // 2
+        if self._width <= self._size:  # each character of a match takes a part: what is wider has no bound
+            return border, min(border + self._width, len(encoded))
+        gap = re2.compile(outside, _options()).search(encoded, border, position + most)
+        if gap is None:
+            raise self._refused(
+                "it is too large for documents as long as these, as its matches may have any length: limit its repeats, "
+                "as in .{0,200}, or split it into several patterns"
+            )
+        return gap.start(), gap.start()
 
     def _encoded(self, text: str) -> tuple[bytes, list[bytes]]:
         """A byte for each character, the same one for those that no set tells apart; and the bytes that are in each set."""
         words, others = iter(_WORDS), iter(_OTHERS)
-        byte_of: dict[tuple[bool, ...], int] = {}
+        byte_of: dict[int, int] = {}
         table: dict[int, int] = {}
         members: list[list[int]] = [[] for _ in self._sets]
-        for character in sorted(set().union(*map(set, _parts(text)))):
-            is_in = tuple(known.match(character) is not None for known in self._sets)
-            is_word = _IS_WORD.match(character) is not None
-            key = (is_word, character == "\n", *is_in)
-            if key not in byte_of:
-                # `$` without m stands at the end, or before a line break there: only that one is one to RE2
-                is_break = character == "\n" and not self._ends_text
-                byte = 0x0A if is_break else next(words if is_word else others, None)
-                if byte is None:
-                    raise self._refused("it tells too many kinds of characters of these documents apart")
-                byte_of[key] = byte
-                for number in (number for number, inside in enumerate(is_in) if inside):
-                    members[number].append(byte)
-            table[ord(character)] = byte_of[key]
-        encoded = b"".join(part.translate(table).encode("latin-1") for part in _parts(text))
+        encoded = []
+        # piece by piece: no other thread runs while a piece is worked on, and probes are to be answered
+        for start in range(0, len(text), _PART):
+            with self._allowance.timed():
+                part = text[start : start + _PART]
+                new = "".join(sorted(character for character in set(part) if ord(character) not in table))
+                for character, kind in self._kinds(new).items():
+                    if kind not in byte_of:
+                        # `$` without m stands at the end, or before a line break there: only that one is one to RE2
+                        is_break = character == "\n" and not self._ends_text
+                        byte = 0x0A if is_break else next(words if kind & 1 else others, None)
+                        if byte is None:
+                            raise self._refused("it tells too many kinds of characters of these documents apart")
+                        byte_of[kind] = byte
+                        for number, found in enumerate(members, len(_TOLD_APART)):
+                            found += [byte] * (kind >> number & 1)
+                    table[ord(character)] = byte_of[kind]
+                encoded.append(part.translate(table).encode("latin-1"))
         if self._ends_text and text.endswith("\n"):
             for found in members:
                 found += [0x0A] * (table[0x0A] in found)
-            encoded = encoded[:-1] + b"\n"
-        return encoded, [bytes(found) for found in members]
+            encoded[-1] = encoded[-1][:-1] + b"\n"
+        return b"".join(encoded), [bytes(found) for found in members]
+
+    def _kinds(self, characters: str) -> dict[str, int]:
+        """Of each character, the sets that it is in, as bits."""
+        kinds = dict.fromkeys(characters, 0)
+        for number, known in enumerate((*_TOLD_APART, *self._sets)):
+            for character in known.findall(characters):
+                kinds[character] |= 1 << number
+        return kinds
 
     def _compiled(self, members: Sequence[bytes]) -> Any:
-        options = re2.Options()
-        options.encoding, options.log_errors, options.max_mem = re2.Options.Encoding.LATIN1, False, _MEMORY
-        sets = [
-            b"[" + b"".join(b"\\x%02x" % byte for byte in found) + b"]" if found else b"[^\\x00-\\xff]" for found in members
-        ]
+        size = self._size + sum(times * _ranges(members[number]) for number, times in self._copies.items())
+        if size > _PROGRAM:
+            raise self._refused("it repeats sets that tell too many kinds of characters of these documents apart: repeat less")
+        sets = list(map(_class, members))
         program = b"".join(part if isinstance(part, bytes) else sets[part] for part in self._program)
         try:
-            return re2.compile(program, options)
+            return re2.compile(program, _options())
         except re2.error as error:
             raise self._refused("RE2 finds it too large: repeat less") from error
 
@@ -180,6 +247,7 @@ class LinearPattern:
         """Translate one node of Python's parse tree: pieces of RE2's syntax, and numbers of sets."""
         if code in _REFUSED:
             raise self._refused(f"{_REFUSED[code]} cannot run in linear time")
+        self._size += self._times
         if code is codes.SUBPATTERN:
             _, added, removed, inside = value
             return [b"(?:", *self._sequence(inside, (flags | added) & ~removed), b")"]
@@ -198,7 +266,10 @@ class LinearPattern:
         if inside.getwidth()[0] == 0 and most != 1:
             raise self._refused("what it repeats can match nothing")
         count = b"{%d,}" % least if most is codes.MAXREPEAT else b"{%d,%d}" % (least, most)
-        return [b"(?:", *self._sequence(inside, flags), b")", count, b"?" * is_lazy]
+        outer, self._times = self._times, self._times * (max(least, 1) if most is codes.MAXREPEAT else most)
+        repeated = self._sequence(inside, flags)
+        self._times = outer
+        return [b"(?:", *repeated, b")", count, b"?" * is_lazy]
 
     def _anchor(self, kind: Any, flags: int) -> bytes:
         if kind is codes.AT_BEGINNING:
@@ -218,29 +289,43 @@ class LinearPattern:
         if (source, kept) not in self._numbers:
             self._numbers[source, kept] = len(self._sets)
             self._sets.append(re.compile(source, kept))
-        return self._numbers[source, kept]
+        number = self._numbers[source, kept]
+        self._copies[number] += self._times
+        return number
 
     def _refused(self, reason: str) -> ArgumentError:
         return ArgumentError(f"protect: {self.pattern!r} is not run here: {reason}")
-
-
-def _parts(text: str) -> Iterator[str]:
-    """A text piece by piece: no other thread runs while a piece is worked on, and probes are to be answered."""
-    for start in range(0, len(text), _PART):
-        yield text[start : start + _PART]
 
 
 def linear(patterns: Sequence[str]) -> list[LinearPattern]:
     """Make the patterns of a request ready.
 
     Raises:
-        ArgumentError: they are too long, or one of them is refused.
+        ArgumentError: they are too long or too large, or one of them is refused.
     """
     length = sum(map(len, patterns))
     if length > MAX_LENGTH:
         raise ArgumentError(f"protect: {length:,} characters of patterns; at most {MAX_LENGTH:,} are allowed here")
     allowance = Allowance()
     return [LinearPattern(pattern, allowance) for pattern in patterns]
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.encoding, options.log_errors, options.max_mem = re2.Options.Encoding.LATIN1, False, _MEMORY
+    return options
+
+
+def _class(members: bytes, *, is_negated: bool = False) -> bytes:
+    """A set of bytes in RE2's syntax, or of all others."""
+    if not members:
+        return b"[\\x00-\\xff]" if is_negated else b"[^\\x00-\\xff]"
+    return b"[%s%s]" % (b"^" * is_negated, b"".join(b"\\x%02x" % byte for byte in members))
+
+
+def _ranges(members: bytes) -> int:
+    """How many instructions of RE2 a set takes."""
+    return sum(byte - 1 not in members for byte in members if byte) + (0 in members)
 
 
 def _source(code: Any, value: Any) -> str:
