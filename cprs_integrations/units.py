@@ -23,6 +23,7 @@ _BULLET = re.compile(r"\s*(?:[-*+•‣◦▪–—>|#]+|\(?(?:\d{1,3}|[a-zA-Z])
 _NUMBERING = re.compile(r"\s*\(?(?:\d{1,3}|[a-zA-Z])[.)]\s*")
 _SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
 _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
+_INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # sentencex panics at a white space of several bytes here
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
@@ -144,13 +145,18 @@ def is_prose(line: str) -> bool:
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     run = text[start:end]
     cuts = _records(run, is_continued=start > 0 and not _BREAK.match(text, start - 1))
-    cuts = cuts or [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    cuts = cuts or _sentence_ends(run)
     begin = 0
     for cut in (*cuts, len(run)):
         if _NUMBERING.fullmatch(run, begin, cut) and cut < len(run):
             continue
         yield from _pieces(run, begin, cut, start)
         begin = max(begin, cut)
+
+
+def _sentence_ends(run: str) -> list[int]:
+    run = run if run.isascii() else _INITIAL.sub(r"\1 ", run)
+    return [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
 
 
 def _records(run: str, *, is_continued: bool) -> list[int]:

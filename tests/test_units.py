@@ -97,6 +97,12 @@ def test_long_sentences_are_cut_at_clauses():
     assert all(piece.endswith(",") for piece in pieces)
 
 
+@pytest.mark.parametrize("space", "\u00a0\u2003\u202f\u3000")
+def test_wide_white_space_before_a_stop_is_no_trouble(space):
+    text = f"Take vitamin A{space}. Then comes B {space}. It helps."
+    assert [unit.replace(space, " ") for unit in cut(text)] == cut(text.replace(space, " "))
+
+
 @given(st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(".!? \n\r\t|-1a。"))))
 def test_units_cover_all_but_white_space_in_order(text):
     units = list(segment(text))
