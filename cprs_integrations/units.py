@@ -16,6 +16,7 @@ MAX_UNIT = 2_000
 
 _BLOCK = 32_768  # characters that sentencex sees at once: it holds the GIL while it works
 _BLOCK_LINES = 500
+_DENSE, _DENSE_BLOCK = 1_000, 4_000  # characters without white space, and how many of such text it sees at once
 
 _LINE = re.compile(rf"[^\n\r\v\f\x85\u2028\u2029]{{1,{_BLOCK}}}")
 _BREAK = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
@@ -156,7 +157,17 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _sentence_ends(run: str) -> list[int]:
     run = run if run.isascii() else _INITIAL.sub(r"\1 ", run)
-    return [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    # at each stop sentencex goes back to the white space before it: without any, as in Chinese, its time is quadratic
+    block = _DENSE_BLOCK if max(map(len, run.split()), default=0) > _DENSE else len(run)
+    ends: list[int] = []
+    begin, size = 0, block
+    while begin < len(run):
+        found = [begin + boundary["end_index"] for boundary in get_sentence_boundaries("en", run[begin : begin + size])]
+        if begin + size < len(run):  # what follows may close a quotation, in which no sentence ends
+            found = [end for end in found if end <= begin + size - _DENSE]
+        ends += found
+        begin, size = (found[-1], block) if found else (begin, 2 * size)
+    return ends
 
 
 def _records(run: str, *, is_continued: bool) -> list[int]:
