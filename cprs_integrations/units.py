@@ -16,6 +16,7 @@ MAX_UNIT = 2_000
 
 _BLOCK = 32_768  # characters that sentencex sees at once: it holds the GIL while it works
 _BLOCK_LINES = 500
+_DENSE, _DENSE_BLOCK = 1_000, 4_000  # characters without white space, and how many of such text it sees at once
 
 _LINE = re.compile(rf"[^\n\r\v\f\x85\u2028\u2029]{{1,{_BLOCK}}}")
 _BREAK = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
@@ -23,6 +24,7 @@ _BULLET = re.compile(r"\s*(?:[-*+•‣◦▪–—>|#]+|\(?(?:\d{1,3}|[a-zA-Z])
 _NUMBERING = re.compile(r"\s*\(?(?:\d{1,3}|[a-zA-Z])[.)]\s*")
 _SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
 _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
+_INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # sentencex panics at a white space of several bytes here
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
@@ -144,13 +146,28 @@ def is_prose(line: str) -> bool:
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     run = text[start:end]
     cuts = _records(run, is_continued=start > 0 and not _BREAK.match(text, start - 1))
-    cuts = cuts or [boundary["end_index"] for boundary in get_sentence_boundaries("en", run)]
+    cuts = cuts or _sentence_ends(run)
     begin = 0
     for cut in (*cuts, len(run)):
         if _NUMBERING.fullmatch(run, begin, cut) and cut < len(run):
             continue
         yield from _pieces(run, begin, cut, start)
         begin = max(begin, cut)
+
+
+def _sentence_ends(run: str) -> list[int]:
+    run = run if run.isascii() else _INITIAL.sub(r"\1 ", run)
+    # at each stop sentencex goes back to the white space before it: without any, as in Chinese, its time is quadratic
+    block = _DENSE_BLOCK if max(map(len, run.split()), default=0) > _DENSE else len(run)
+    ends: list[int] = []
+    begin, size = 0, block
+    while begin < len(run):
+        found = [begin + boundary["end_index"] for boundary in get_sentence_boundaries("en", run[begin : begin + size])]
+        if begin + size < len(run):  # what follows may close a quotation, in which no sentence ends
+            found = [end for end in found if end <= begin + size - _DENSE]
+        ends += found
+        begin, size = (found[-1], block) if found else (begin, 2 * size)
+    return ends
 
 
 def _records(run: str, *, is_continued: bool) -> list[int]:

@@ -1,4 +1,6 @@
 import dataclasses
+import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from cprs_integrations import CPRSEngine
 from cprs_integrations.caching import DocumentCache
 from cprs_integrations.critics.known import KnownCritic
+from cprs_integrations.cutting import cuts
 from cprs_integrations.errors import ArgumentError
 
 BOOK = "\n\n".join(f"Chapter {n}. The keeper of light {n} wrote a letter. It came late, as letters do." for n in range(900))
@@ -72,6 +75,34 @@ def test_it_stays_within_its_bound_and_forgets_the_oldest():
     assert critic.characters > 3_000
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"The keeper of light {n} wrote a letter." for n in range(2_000)],
+        [f"{n}" for n in range(2_000)],
+        [" " * n for n in range(2_000)],
+        [BOOK[start : start + 2_000] for start in range(0, 60_000, 300)],
+        [BOOK, BOOK + BOOK],
+    ],
+    ids=["sentences", "numbers", "nothing to read", "pages", "books"],
+)
+def test_its_bytes_are_those_of_the_memory_that_it_takes(texts):
+    critic, cache = KnownCritic({}), DocumentCache()
+    list(cuts(critic, texts[:2], DocumentCache()))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in cuts(critic, texts, cache):
+            pass
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(cache) == len(texts)
+    assert cache.bytes / 1.3 < taken < 1.3 * cache.bytes
+
+
 def test_a_document_beyond_the_bound_is_read_but_not_kept():
     cache = DocumentCache(max_bytes=1_000)
     scored = CPRSEngine(KnownCritic({"keeper of light 899": 0.9}), cache).score([BOOK], "q")
@@ -87,8 +118,10 @@ def test_threads_share_one():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda text: without_times(engine.compress(text, "q", max_ratio=0.1)), texts))
     assert found == expected
-    known = [part for _, parts in engine.cache._known.values() for part in parts]
-    assert engine.cache.bytes == sum(part.bytes for part in known) <= 40_000
+    again = DocumentCache()
+    for _, parts in engine.cache._known.values():
+        list(again.recorded(engine.critic, str(len(again)), parts))
+    assert engine.cache.bytes == again.bytes <= 40_000
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, None])

@@ -3,9 +3,11 @@ import json
 import re
 
 import pytest
+import sentencex
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cprs_integrations import units
 from cprs_integrations.units import MAX_UNIT, clauses, segment
 
 
@@ -97,14 +99,40 @@ def test_long_sentences_are_cut_at_clauses():
     assert all(piece.endswith(",") for piece in pieces)
 
 
+def test_text_without_spaces_is_cut_in_blocks_as_if_at_once(monkeypatch):
+    sizes = []
+
+    def counting(language, text):
+        sizes.append(len(text))
+        return sentencex.get_sentence_boundaries(language, text)
+
+    monkeypatch.setattr(units, "get_sentence_boundaries", counting)
+    sentences = [f"第{n}年他说「{'来了。走了！' * n}好」是真的。" for n in range(90)]
+    sentences += [f"北京{n}。" for n in range(700)]
+    assert 20_000 < len("".join(sentences)) < 32_000
+    assert cut("".join(sentences)) == sentences
+    assert max(sizes) <= 4_000
+    assert sum(sizes) < 2 * len("".join(sentences))
+    sizes.clear()
+    english = ("“It is late,” she said. " * 1_000).strip()
+    assert set(cut(english)) == {"“It is late,” she said."}
+    assert sizes == [len(english)]
+
+
+@pytest.mark.parametrize("space", "\u00a0\u2003\u202f\u3000")
+def test_wide_white_space_before_a_stop_is_no_trouble(space):
+    text = f"Take vitamin A{space}. Then comes B {space}. It helps."
+    assert [unit.replace(space, " ") for unit in cut(text)] == cut(text.replace(space, " "))
+
+
 @given(st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(".!? \n\r\t|-1a。"))))
 def test_units_cover_all_but_white_space_in_order(text):
-    units = list(segment(text))
-    assert all(before.end <= after.start for before, after in itertools.pairwise(units))
-    assert all(before.paragraph <= after.paragraph for before, after in itertools.pairwise(units))
-    kept = "".join(text[unit.start : unit.end] for unit in units)
+    found = list(segment(text))
+    assert all(before.end <= after.start for before, after in itertools.pairwise(found))
+    assert all(before.paragraph <= after.paragraph for before, after in itertools.pairwise(found))
+    kept = "".join(text[unit.start : unit.end] for unit in found)
     assert [c for c in kept if not c.isspace()] == [c for c in text if not c.isspace()]
-    assert all(text[unit.start : unit.end].strip() == text[unit.start : unit.end] != "" for unit in units)
+    assert all(text[unit.start : unit.end].strip() == text[unit.start : unit.end] != "" for unit in found)
 
 
 def test_clauses_begin_after_commas_and_colons_but_not_inside_numbers():

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
-from cprs_integrations.errors import ArgumentError, require
+from cprs_integrations.errors import ArgumentError, CPRSError, require
 from cprs_integrations.result import CompressedContext, Span, Stats
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -17,6 +17,8 @@ COLUMNS = ("cprs_text", "cprs_documents", "cprs_stats", "cprs_error")
 """What is added to a row: the text for the prompt, the documents with their spans, statistics, and what went wrong."""
 LINE = "cprs_line"
 """Where a line that is no JSON object stands in the output."""
+
+_BUFFER = 65_536  # bytes of each column of a Parquet file that are read ahead
 
 Path_ = str | os.PathLike[str]
 
@@ -32,6 +34,7 @@ class Part:
         begin, end: bytes of a JSONL file, or rows of the row group.
         first: the number of the first row (of a JSONL file, line) in its file, from 1.
         size: bytes, those of a Parquet file before compression.
+        step: of a Parquet file, rows of each part of the row group; the last may have fewer.
     """
 
     number: int
@@ -41,6 +44,7 @@ class Part:
     end: int
     first: int
     size: int
+    step: int = 0
 
     @property
     def output(self) -> str:
@@ -97,24 +101,24 @@ def parts(files: Sequence[Path], size: int, needed: Sequence[str]) -> Iterator[P
     number = 0
     for path in files:
         found = _jsonl_parts(path, size) if path.suffix == ".jsonl" else _parquet_parts(path, size, needed)
-        for group, begin, end, first, length in found:
-            yield Part(number, str(path), group, begin, end, first, length)
+        for group, begin, end, first, length, step in found:
+            yield Part(number, str(path), group, begin, end, first, length, step)
             number += 1
 
 
-def _jsonl_parts(path: Path, size: int) -> Iterator[tuple[int, int, int, int, int]]:
+def _jsonl_parts(path: Path, size: int) -> Iterator[tuple[int, int, int, int, int, int]]:
     with path.open("rb") as file:
         begin, end, first, line = 0, 0, 1, 0
         for line, text in enumerate(file, 1):
             end += len(text)
             if end - begin >= size:
-                yield 0, begin, end, first, end - begin
+                yield 0, begin, end, first, end - begin, 0
                 begin, first = end, line + 1
         if end > begin:
-            yield 0, begin, end, first, end - begin
+            yield 0, begin, end, first, end - begin, 0
 
 
-def _parquet_parts(path: Path, size: int, needed: Sequence[str]) -> Iterator[tuple[int, int, int, int, int]]:
+def _parquet_parts(path: Path, size: int, needed: Sequence[str]) -> Iterator[tuple[int, int, int, int, int, int]]:
     with _parquet(path) as file:
         names = file.schema_arrow.names
         if missing := [name for name in needed if name not in names]:
@@ -125,21 +129,59 @@ def _parquet_parts(path: Path, size: int, needed: Sequence[str]) -> Iterator[tup
         for group in range(file.metadata.num_row_groups):
             known = file.metadata.row_group(group)
             each = known.total_byte_size / max(1, known.num_rows)
-            step = max(1, int(size / max(1.0, each)))
+            step = min(max(1, int(size / max(1.0, each))), max(1, known.num_rows))
             for begin in range(0, known.num_rows, step):
                 end = min(begin + step, known.num_rows)
-                yield group, begin, end, first + begin, int(each * (end - begin))
+                yield group, begin, end, first + begin, int(each * (end - begin)), step
             first += known.num_rows
 
 
-def read(part: Part, needed: Sequence[str]) -> Rows:
-    """Read the rows of a part."""
-    if part.file.endswith(".jsonl"):
-        return _read_jsonl(part)
+class Reader:
+    """Reads parts. A Parquet file can be read from the start of a row group alone, so the one of the last part stays open.
+
+    Parts of a row group that come in order cost one reading of it together, and no more memory than one of them at a time.
+
+    Args:
+        needed: the columns that are looked at.
+    """
+
+    def __init__(self, needed: Sequence[str]) -> None:
+        self._needed = list(needed)
+        self._group: tuple[str, int] | None = None
+        self._next = 0  # the row of the row group at which the next table begins
+        self._tables: Iterator[Any] = iter(())
+
+    def read(self, part: Part) -> Rows:
+        """Read the rows of a part."""
+        if part.file.endswith(".jsonl"):
+            return _read_jsonl(part)
+        table, count = self._table(part), part.end - part.begin
+        values = table.select(self._needed).to_pylist()
+        return Rows(list(range(part.first, part.first + count)), values, [""] * count, table)
+
+    def _table(self, part: Part) -> Any:
+        if self._group != (part.file, part.group) or self._next > part.begin:
+            self._group, self._next, self._tables = (part.file, part.group), 0, _tables(part)
+        for table in self._tables:
+            self._next += part.step
+            if self._next > part.begin:
+                return table
+        self._group = None
+        raise CPRSError(f"{part.file}, rows from {part.first} on: the file has fewer rows than when the run began")
+
+
+def _tables(part: Part) -> Iterator[Any]:
+    """The rows of each part of a row group, from its first."""
+    pyarrow = require("pyarrow", "ray")
     with _parquet(Path(part.file)) as file:
-        table = file.read_row_group(part.group).slice(part.begin, part.end - part.begin)
-    count = part.end - part.begin
-    return Rows(list(range(part.first, part.first + count)), table.select(list(needed)).to_pylist(), [""] * count, table)
+        batches: list[Any] = []
+        for batch in file.iter_batches(part.step, [part.group]):
+            batches.append(batch)  # long columns come in several for one step
+            if sum(map(len, batches)) == part.step:
+                yield pyarrow.Table.from_batches(batches)
+                batches = []
+        if batches:
+            yield pyarrow.Table.from_batches(batches)
 
 
 def _read_jsonl(part: Part) -> Rows:
@@ -201,7 +243,8 @@ def _json(row: dict[str, Any]) -> bytes:
 def _parquet(path: Path) -> Any:
     parquet = require("pyarrow.parquet", "ray")
     try:
-        return parquet.ParquetFile(path)
+        # by default the whole row group is read ahead
+        return parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{path} cannot be read as Parquet ({error})") from error
 

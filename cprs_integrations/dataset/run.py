@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from cprs_integrations.critics import load_critic
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.critics.ray import checked_resources, connect, room
-from cprs_integrations.dataset.files import Part, Path_, Rows, parts, read, source_files, write
+from cprs_integrations.dataset.files import Part, Path_, Reader, Rows, parts, source_files, write
 from cprs_integrations.dataset.rows import Question, compress_rows
 from cprs_integrations.engine import CPRSEngine
 from cprs_integrations.errors import ArgumentError, CPRSError, require
@@ -160,6 +160,7 @@ class _Worker:
     def __init__(self, task: _Task) -> None:
         self._task = task
         self._engine: CPRSEngine | None = None
+        self._reader = Reader(task.question.columns)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Read, compress and write a part; an error is returned, so that it arrives as it is."""
@@ -181,7 +182,7 @@ class _Worker:
                     f"{part.file}, rows from {part.first} on: {_TRIES} workers died of them. What is done stays done; if "
                     "memory ran out, reserve more for each worker (num_cpus), or take a smaller part_bytes and another folder"
                 )
-        rows = read(part, task.question.columns)
+        rows = self._reader.read(part)
         outcomes = compress_rows(self._engine, task.question, rows.values)
         if task.on_error == "raise":
             _raise_first(part, rows, outcomes)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cprs_integrations.cli import _app
 from cprs_integrations.critics.known import KnownCritic
 from cprs_integrations.dataset import Summary, compress_dataset, run
-from cprs_integrations.dataset.files import COLUMNS, Part, parts, read, source_files
+from cprs_integrations.dataset.files import COLUMNS, Part, Reader, parts, source_files
 from cprs_integrations.dataset.rows import Question, compress_rows
 from cprs_integrations.dataset.run import _Task, _Worker
 from cprs_integrations.engine import CPRSEngine
@@ -250,7 +250,8 @@ def test_bad_sources_are_named(tmp_path):
 def test_parts_are_all_rows_in_order_whatever_their_size(tmp_path, make, size):
     path = make(tmp_path / f"rows.{make.__name__.removeprefix('write_')}", ROWS)
     found = list(parts([path, path], size, ["texts"]))
-    rows = [read(part, ["texts"]) for part in found]
+    reader = Reader(["texts"])
+    rows = [reader.read(part) for part in found]
     assert [part.number for part in found] == list(range(len(found)))
     assert [value["texts"] for part in rows for value in part.values] == [row["texts"] for row in ROWS] * 2
     assert [number for part in rows for number in part.numbers] == [*range(1, 25), *range(1, 25)]
