@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.scored import Scored
 from cprs_integrations.serving.refusal import Refusal
-from cprs_integrations.serving.schemas import CompressRequest
+from cprs_integrations.serving.schemas import CompressRequest, Items
 from cprs_integrations.serving.service import Service, parsed
 
 PATH = "/qwen_long_compress_server"
@@ -39,7 +39,7 @@ class Message(_Lenient):
 class Input(_Lenient):
     """The messages, in the order system, user, context."""
 
-    messages: list[Message]
+    messages: Items[Message]
 
 
 class Parameters(_Lenient):
@@ -98,8 +98,7 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
                 result = await service.in_pool(_result, scored, asked, selection, service)
                 return JSONResponse(_answer(sent, (200, "Success", "Success"), *result))
             except (ValidationError, ArgumentError) as error:
-                message = _MESSAGES if str(error) == _MESSAGES else Refusal.of(error).message
-                status = (440, "SchemaError", message)
+                status = (440, "SchemaError", _told(error))
             except Refusal:
                 raise
             except Exception as error:  # noqa: BLE001 - told in their format
@@ -124,6 +123,14 @@ def _checked(sent: Any) -> DropInRequest:
     if [message.role for message in asked.payload.input.messages] != _ROLES:
         raise ArgumentError(_MESSAGES)
     return asked
+
+
+def _told(error: ValidationError | ArgumentError) -> str:
+    """What is wrong with a request, and where in it."""
+    if isinstance(error, ArgumentError):
+        return str(error)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _translated(asked: DropInRequest) -> CompressRequest:

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from samples import CAPITALS, QUESTION
 from served import BreakingCritic, GatedCritic, serving, wait_until
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.known import KnownCritic
+from cprs_integrations.serving import drop_in
+from cprs_integrations.serving.drop_in import DropInRequest
 from cprs_integrations.serving.logs import LOGGER, JsonLines
+from cprs_integrations.serving.schemas import CompressRequest, SelectRequest
 
 GOOD = {"documents": list(CAPITALS), "query": QUESTION}
 
@@ -72,6 +76,36 @@ def test_bad_input_gets_a_reason(small, content, status, type_, argument):
 def test_an_item_is_named_by_its_place(small):
     error = small.post(body={"documents": ["a", "b", 3], "query": "q"}).json()["error"]
     assert error["message"].startswith("documents[2]")
+
+
+MANY = [1] * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "body", "named"),
+    [
+        ("/v1/compress", CompressRequest, {"documents": MANY, "query": "q"}, "documents[0]"),
+        ("/v1/compress", CompressRequest, {**GOOD, "titles": MANY}, "titles[0]"),
+        ("/v1/select", SelectRequest, {"id": "k", "protect": MANY}, "protect[0]"),
+        ("/v1/compress", CompressRequest, {**GOOD, **{f"k{n}": 1 for n, _ in enumerate(MANY)}}, "no argument of this name"),
+        (
+            drop_in.PATH,
+            DropInRequest,
+            {"header": {"request_id": "r"}, "payload": {"input": {"messages": MANY}}},
+            "payload.input.messages.0:",
+        ),
+    ],
+)
+def test_of_many_wrong_items_one_is_told(known, path, model, body, named):
+    """An error for each would take seconds of the event loop, and gigabytes."""
+    with pytest.raises(ValidationError) as told:
+        model.model_validate(body)
+    assert told.value.error_count() <= 2  # of documents, which may be a text or several
+    with serving(known, max_documents=len(MANY)) as served:
+        answer = served.post(path, body)
+        error = answer.json()["header"]["status_message"] if path == drop_in.PATH else answer.json()["error"]["message"]
+    assert named in error
+    assert len(error) < 500
 
 
 def test_what_is_no_json_is_refused_by_its_kind(small):

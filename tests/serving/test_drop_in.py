@@ -87,6 +87,14 @@ def test_what_is_no_request_is_a_schema_error_over_http_200(served, sent):
     assert found["payload"]["usage"] == {"input_tokens": -1, "output_tokens": -1}
 
 
+def test_what_is_wrong_is_named_with_its_path(served):
+    def told(sent):
+        return served.post(PATH, sent).json()["header"]["status_message"]
+
+    assert told(request(min_keyword_len="4")) == "payload.parameters.min_keyword_len: Input should be a valid integer"
+    assert told(without(request(), "payload", "input", "messages", 1, "role")).startswith("payload.input.messages.1.role:")
+
+
 def test_wrong_roles_are_told_in_the_words_of_the_released_server(served):
     sent = request()
     sent["payload"]["input"]["messages"].reverse()
