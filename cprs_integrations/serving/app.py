@@ -1,7 +1,6 @@
 """The app: routes and nothing else. `create_app` needs no server: uvicorn, Ray Serve or a test runs what it returns."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from cprs_integrations.serving.events import MEDIA_TYPE, Events, wanted
 from cprs_integrations.serving.guard import OPEN, Guard
 from cprs_integrations.serving.metrics import CONTENT_TYPE, Metrics
 from cprs_integrations.serving.page import add_page
-from cprs_integrations.serving.refusal import Refusal
+from cprs_integrations.serving.refusal import Refusal, ascii_json
 from cprs_integrations.serving.schemas import CompressedOut, CompressRequest, ErrorBody, SelectRequest
 from cprs_integrations.serving.service import Service, parsed
 from cprs_integrations.serving.settings import Settings
@@ -166,13 +165,13 @@ def _prepared(service: Service, body: bytes) -> tuple[CompressRequest, Job, dict
 
 
 def _selected(scored: Scored, selection: dict[str, Any], request: Request, metrics: Metrics, key: str | None) -> bytes:
-    """Select, and write the result as JSON: in ASCII alone, so that a lone surrogate of a document travels, too."""
+    """Select, and write the result as JSON."""
     context = scored.select(**selection)
     stats = context.stats
     request.state.log |= {"kept_chars": stats.kept_chars, "windows": stats.windows}
     metrics.characters.labels("original").inc(stats.original_chars)
     metrics.characters.labels("kept").inc(stats.kept_chars)
-    return json.dumps({"id": key, "request_id": request.state.request_id, **context.to_dict()}).encode()
+    return ascii_json({"id": key, "request_id": request.state.request_id, **context.to_dict()})
 
 
 async def _refused(service: Service, request: Request, error: Exception) -> Response:

@@ -8,12 +8,12 @@ As there, errors of a request come over HTTP 200 with a code of their own; limit
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.scored import Scored
-from cprs_integrations.serving.refusal import Refusal
+from cprs_integrations.serving.refusal import Refusal, ascii_json
 from cprs_integrations.serving.schemas import CompressRequest, Items
 from cprs_integrations.serving.service import Service, parsed
 
@@ -26,7 +26,7 @@ _ROLES = ["system", "user", "context"]
 
 
 class _Lenient(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class Message(_Lenient):
@@ -96,7 +96,7 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
                 work = service.scores(service.scheduler.submit(job))
                 scored = await service.answer(request, work)
                 result = await service.in_pool(_result, scored, asked, selection, service)
-                return JSONResponse(_answer(sent, (200, "Success", "Success"), *result))
+                return await service.in_pool(_answer, sent, (200, "Success", "Success"), *result)
             except (ValidationError, ArgumentError) as error:
                 status = (440, "SchemaError", _told(error))
             except Refusal:
@@ -105,7 +105,7 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
                 refusal = service.reported(error, request)
                 status = (500, "BackendError", f"{refusal.message}: {request.state.request_id}")
             request.state.status = status[0]
-            return JSONResponse(_answer(sent, status, {"is_match": False}, {"input_tokens": -1, "output_tokens": -1}))
+            return await service.in_pool(_answer, sent, status, {"is_match": False}, {"input_tokens": -1, "output_tokens": -1})
 
     @app.get("/liveness", tags=["drop-in"], response_class=PlainTextResponse)
     async def liveness() -> str:
@@ -155,7 +155,7 @@ def _result(
     return {"text": texts}, {"input_tokens": tokens}
 
 
-def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usage: dict[str, Any]) -> Response:
     """The request again, with what became of it."""
     code, name, message = status
     whole = sent if isinstance(sent, dict) else {}
@@ -163,4 +163,8 @@ def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usa
     header = {**header, "status_code": code, "status_name": name, "status_message": message}
     if code == 200:
         header["finished"] = True
-    return {"header": header, "payload": {**payload, "output": output, "usage": usage}}
+    try:
+        content = ascii_json({"header": header, "payload": {**payload, "output": output, "usage": usage}})
+    except RecursionError:  # writing needs a few frames more than reading did
+        raise Refusal(400, "MalformedRequest", "the body is nested too deeply") from None
+    return Response(content, media_type="application/json")

@@ -211,8 +211,8 @@ class Service:
 def parsed(body: bytes) -> dict[str, Any]:
     """Read JSON: the strict kind, as the standard has it."""
     try:
-        found = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        found = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, OverflowError, RecursionError) as error:
         where = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise Refusal(400, "MalformedRequest", f"the body is not JSON in UTF-8: {where}") from None
     if not isinstance(found, dict):
@@ -222,6 +222,12 @@ def parsed(body: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise OverflowError(digits)
+    return number
 
 
 def _too_large(limit: int) -> Refusal:
