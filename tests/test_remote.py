@@ -166,6 +166,18 @@ def test_a_refusal_of_the_server_is_an_error_of_ours(far, known):
     assert re.fullmatch("[0-9a-f]{16}", told.value.request_id)
 
 
+@pytest.mark.parametrize("settings", [{"max_body_bytes": 300_000}, {"token": "sesame"}])
+def test_a_refusal_comes_through_while_a_large_body_is_under_way(known, settings):
+    text = "Paris. " * 600_000
+    with serving(known, **settings) as served:
+        far = RemoteEngine(served.url, retries=0)
+        for _ in range(3):
+            for call in (lambda: far.compress(text, "q"), lambda: asyncio.run(far.acompress(text, "q"))):
+                with pytest.raises(ServerError) as told:
+                    call()
+                assert told.value.status == (401 if "token" in settings else 413)
+
+
 def test_a_token_is_given_or_found_in_the_environment(known, monkeypatch):
     with serving(known, token="sesame") as served:
         with pytest.raises(ServerError, match="set CPRS_TOKEN") as told:

@@ -232,7 +232,8 @@ def _finite(digits: str) -> float:
 
 def _too_large(limit: int) -> Refusal:
     message = f"the body is larger than the {limit:,} bytes that are allowed here; send less at once"
-    return Refusal(413, "BodyTooLarge", message, headers={"Connection": "close"})
+    # without "Connection: close": what is still to come is read and dropped, where a reset would take the answer with it
+    return Refusal(413, "BodyTooLarge", message)
 
 
 def _end(patience: asyncio.Timeout) -> None:

