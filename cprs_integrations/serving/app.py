@@ -119,10 +119,8 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
         With `stream` or the header `Accept: text/event-stream` the answer is a stream of server-sent events: `progress` with
         the characters done, then `result` with this JSON, or `error` with that of an error.
         """
-        service.check_ready()
-        body = await service.body(request)
         async with AsyncExitStack() as place:
-            await place.enter_async_context(service.place(request))
+            body = await place.enter_async_context(service.place(request))
             asked, job, selection = await service.in_pool(_prepared, service, body)
             request.state.log |= {
                 "body_bytes": len(body), "documents": len(job.context.documents), "original_chars": len(job.context)
@@ -147,9 +145,7 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
         Scores are kept for some minutes after their last use; 404 says that they are gone.
         """
-        service.check_ready()
-        body = await service.body(request)
-        async with service.place(request):
+        async with service.place(request) as body:
             asked = await service.in_pool(lambda: SelectRequest.model_validate(parsed(body)))
             scored = service.kept.get(asked.id)
             if scored is None:
@@ -159,7 +155,7 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
             return Response(await service.answer(request, work), media_type="application/json")
 
 
-def _prepared(service: Service, body: bytes) -> tuple[CompressRequest, Job, dict[str, Any]]:
+def _prepared(service: Service, body: bytearray) -> tuple[CompressRequest, Job, dict[str, Any]]:
     asked = CompressRequest.model_validate(parsed(body))
     return asked, *service.prepare(asked)
 

@@ -85,9 +85,7 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
     @app.post(PATH, tags=["drop-in"], **documented)
     async def compress(request: Request) -> Response:
         """Compress a document in the format of the server that was released with QwenLong-CPRS."""
-        service.check_ready()
-        body = await service.body(request)
-        async with service.place(request):
+        async with service.place(request) as body:
             sent = await service.in_pool(parsed, body)
             try:
                 asked = await service.in_pool(_checked, sent)

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -125,15 +126,37 @@ def test_other_paths_and_methods(small):
     assert answer.headers["allow"] == "POST"
 
 
-def test_a_body_without_a_length_is_refused_at_the_limit(small):
+def test_a_body_without_a_length_is_kept_no_further_than_the_limit(small):
+    most = 0
+
     def body():
+        nonlocal most
         yield b'{"documents": "'
         for _ in range(1_000):
+            most = max(most, small.service.bytes_at_the_door)
             yield b"a" * 10_000
 
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(small.url + "/v1/compress", content=body(), headers=headers, timeout=60)
     assert answer.json()["error"]["type"] == "BodyTooLarge"
+    assert most <= 200_000 + 2**18  # what came at once
+    assert small.service.bytes_at_the_door == 0
+
+
+def test_bodies_that_arrive_are_bounded_together(known):
+    with serving(known, max_queue=2, max_body_bytes=200_000) as served, ExitStack() as open_:
+        connections = [open_.enter_context(served.connect()) for _ in range(20)]
+        for connection in connections:
+            connection.sendall(HEAD + b"Content-Length: 200000\r\n\r\n" + b" " * 150_000)
+        wait_until(lambda: len(select.select(connections, [], [], 0)[0]) == len(connections) - 2)
+        refused = select.select(connections, [], [], 0)[0]
+        assert all(connection.recv(65_536).startswith(b"HTTP/1.1 429") for connection in refused)
+        assert served.service.bytes_at_the_door == 2 * 150_000
+        for connection in {*connections} - {*refused}:
+            connection.sendall(b" " * 50_000)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 400")
+        assert served.post(body=GOOD).status_code == 200
+        assert served.service.bytes_at_the_door == 0
 
 
 def raw(served, head, *parts, wait=0.0):
