@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ from served import without_seconds
 
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
-from cprs_integrations.serving import Settings
+from cprs_integrations.serving import Settings, drop_in
 from cprs_integrations.serving.command import check_open
 
 CPRS = [sys.executable, "-c", "from cprs_integrations.cli import main; main()", "serve"]
@@ -65,6 +66,42 @@ def test_a_signal_in_the_middle_of_a_request_lets_it_finish(engine):
     records = [json.loads(line) for line in lines]
     assert records[-1]["message"] == "stopped"
     assert [record["status"] for record in records if record["message"] == "request"] == [413, 200]
+
+
+@contextmanager
+def unread(url, kind):
+    """A connection whose client asks for megabytes and reads none of them."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.connect((host, int(port)))
+        if kind == "answer":
+            body = json.dumps({"header": {}, "payload": {"more": "x" * 8_000_000}})
+            head = f"POST {drop_in.PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            connection.sendall(f"{head}\r\n\r\n{body}".encode())
+        else:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+        assert select.select([connection], [], [], 60)[0]
+        yield
+
+
+@pytest.mark.parametrize("kind", ["answer", "pipeline"])
+def test_a_client_that_does_not_read_holds_no_shutdown_up(kind):
+    with started() as (process, url, lines, reader), unread(url, kind):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        reader.join()
+    assert json.loads(lines[-1])["message"] == "stopped"
+
+
+@pytest.mark.parametrize("kind", ["answer", "pipeline"])
+def test_a_second_signal_ends_it_at_once(kind):
+    with started() as (process, url, _, _), unread(url, kind):
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 def fails(*arguments):
