@@ -63,7 +63,9 @@ def create_app(engine: CPRSEngine, settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        expiring = asyncio.create_task(service.kept.expire())
         yield
+        expiring.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
