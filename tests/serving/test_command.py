@@ -104,6 +104,20 @@ def test_a_second_signal_ends_it_at_once(kind):
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
+def test_its_log_is_lines_of_json_whatever_python_warns_of():
+    with started() as (process, url, lines, reader):
+        body = {"documents": "A secret [poison].", "query": "q", "protect": ["[[s]ecret"]}
+        assert httpx.post(f"{url}/v1/compress", json=body).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        reader.join()
+    records = [json.loads(line) for line in lines]
+    assert [cause["type"] for record in records if record["message"] == "warning" for cause in record["causes"]] == [
+        "FutureWarning"
+    ]
+    assert "ecret" not in "".join(lines)
+
+
 def fails(*arguments):
     done = subprocess.run([*CPRS, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert "serving at" not in done.stderr
@@ -160,3 +174,27 @@ def test_an_address_that_others_reach_needs_a_token(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_this_machine_alone_needs_none(host):
     check_open(host, Settings())
+
+
+def test_what_asyncio_tells_is_a_line_without_text():
+    """In a process of its own: logs are configured once for all."""
+    program = """
+import asyncio, gc
+from cprs_integrations.serving.logs import configure
+
+async def fail():
+    raise ValueError("poison")
+
+async def main():
+    asyncio.create_task(fail(), name="poison")
+    await asyncio.sleep(0.01)
+    gc.collect()
+
+configure()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    (record,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert record["message"] == "Task exception was never retrieved"
+    assert [cause["type"] for cause in record["causes"]] == ["ValueError"]
+    assert "poison" not in done.stderr
