@@ -32,6 +32,7 @@ TOKEN = "CPRS_TOKEN"
 
 _AT_ONCE = 8  # requests of a batch that are under way at the same time
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 30.0  # seconds before the second try, and between any two
+_CONNECTING = 10.0  # seconds for a connection
 _BUSY = (429, 503)
 _Selection = dict[str, Any]
 
@@ -45,7 +46,8 @@ class RemoteEngine:
     Args:
         url: of the server, as "http://127.0.0.1:8000".
         token: what the server asks for; None: the environment variable `CPRS_TOKEN`, read at each call.
-        timeout: seconds without a sign from the server after which a call fails; at least the server's own limit.
+        timeout: seconds without a sign from the server after which a call fails; at least the server's own limit. For a
+            connection it has ten at most: it is made at once or not at all, and then tried again.
         retries: how often a call is tried again when the server is busy (429, 503) or cannot be reached, before a byte of
             an answer has come: after a while that doubles each time, with some chance in it, and as long as the server asks.
 
@@ -182,7 +184,7 @@ class RemoteEngine:
             time.sleep(wait)
             try:
                 with (
-                    httpx.Client(timeout=self.timeout, verify=_verify(self.url)) as client,
+                    httpx.Client(timeout=call.timeout, verify=_verify(self.url)) as client,
                     client.stream("POST", call.url, content=call.content, headers=call.headers()) as response,
                     call.begins(response),
                 ):
@@ -203,7 +205,7 @@ class RemoteEngine:
             await asyncio.sleep(wait)
             try:
                 async with (
-                    httpx.AsyncClient(timeout=self.timeout, verify=_verify(self.url)) as client,
+                    httpx.AsyncClient(timeout=call.timeout, verify=_verify(self.url)) as client,
                     client.stream("POST", call.url, content=call.content, headers=call.headers()) as response,
                 ):
                     with call.begins(response):
@@ -339,6 +341,12 @@ class _Call:
     @property
     def _is_worth_another(self) -> bool:
         return self._status in _BUSY or (self._error is not None and not self._has_begun and not _is_timeout(self._error))
+
+    @property
+    def timeout(self) -> "httpx.Timeout":
+        import httpx
+
+        return httpx.Timeout(self._engine.timeout, connect=min(self._engine.timeout, _CONNECTING))
 
     @property
     def is_events(self) -> bool:

@@ -3,7 +3,10 @@ import copy
 import json
 import pickle
 import re
+import socket
 import threading
+import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -166,6 +169,18 @@ def test_a_refusal_of_the_server_is_an_error_of_ours(far, known):
     assert re.fullmatch("[0-9a-f]{16}", told.value.request_id)
 
 
+@pytest.mark.parametrize("settings", [{"max_body_bytes": 300_000}, {"token": "sesame"}])
+def test_a_refusal_comes_through_while_a_large_body_is_under_way(known, settings):
+    text = "Paris. " * 600_000
+    with serving(known, **settings) as served:
+        far = RemoteEngine(served.url, retries=0)
+        for _ in range(3):
+            for call in (lambda: far.compress(text, "q"), lambda: asyncio.run(far.acompress(text, "q"))):
+                with pytest.raises(ServerError) as told:
+                    call()
+                assert told.value.status == (401 if "token" in settings else 413)
+
+
 def test_a_token_is_given_or_found_in_the_environment(known, monkeypatch):
     with serving(known, token="sesame") as served:
         with pytest.raises(ServerError, match="set CPRS_TOKEN") as told:
@@ -312,6 +327,23 @@ def test_nobody_there_and_nobody_who_answers(monkeypatch):
         with pytest.raises(ServerError, match="ReadTimeout"):
             RemoteEngine(served.url, timeout=0.2).compress("a", "q")
         critic.gate.set()
+
+
+def test_a_host_that_takes_no_connection_is_given_up_soon(monkeypatch):
+    monkeypatch.setattr(remote, "_CONNECTING", 0.2)
+    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.001)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, ExitStack() as open_:
+        for _ in range(4):  # the queue of a host that accepts nothing is soon full
+            waiting = open_.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        far = RemoteEngine(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout=60, retries=1)
+        began = time.monotonic()
+        with pytest.raises(ServerError, match="ConnectTimeout"):
+            far.compress("a", "q")
+        with pytest.raises(ServerError, match="ConnectTimeout"):
+            asyncio.run(far.acompress("a", "q"))
+        assert time.monotonic() - began < 50
 
 
 def test_a_full_queue_loses_nothing():

@@ -1,7 +1,6 @@
 """The app: routes and nothing else. `create_app` needs no server: uvicorn, Ray Serve or a test runs what it returns."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from cprs_integrations.serving.events import MEDIA_TYPE, Events, wanted
 from cprs_integrations.serving.guard import OPEN, Guard
 from cprs_integrations.serving.metrics import CONTENT_TYPE, Metrics
 from cprs_integrations.serving.page import add_page
-from cprs_integrations.serving.refusal import Refusal
+from cprs_integrations.serving.refusal import Refusal, ascii_json
 from cprs_integrations.serving.schemas import CompressedOut, CompressRequest, ErrorBody, SelectRequest
 from cprs_integrations.serving.service import Service, parsed
 from cprs_integrations.serving.settings import Settings
@@ -64,7 +63,9 @@ def create_app(engine: CPRSEngine, settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        expiring = asyncio.create_task(service.kept.expire())
         yield
+        expiring.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -120,10 +121,8 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
         With `stream` or the header `Accept: text/event-stream` the answer is a stream of server-sent events: `progress` with
         the characters done, then `result` with this JSON, or `error` with that of an error.
         """
-        service.check_ready()
-        body = await service.body(request)
         async with AsyncExitStack() as place:
-            await place.enter_async_context(service.place(request))
+            body = await place.enter_async_context(service.place(request))
             asked, job, selection = await service.in_pool(_prepared, service, body)
             request.state.log |= {
                 "body_bytes": len(body), "documents": len(job.context.documents), "original_chars": len(job.context)
@@ -148,9 +147,7 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
         Scores are kept for some minutes after their last use; 404 says that they are gone.
         """
-        service.check_ready()
-        body = await service.body(request)
-        async with service.place(request):
+        async with service.place(request) as body:
             asked = await service.in_pool(lambda: SelectRequest.model_validate(parsed(body)))
             scored = service.kept.get(asked.id)
             if scored is None:
@@ -160,19 +157,19 @@ def _add_api(app: FastAPI, service: Service, metrics: Metrics) -> None:
             return Response(await service.answer(request, work), media_type="application/json")
 
 
-def _prepared(service: Service, body: bytes) -> tuple[CompressRequest, Job, dict[str, Any]]:
+def _prepared(service: Service, body: bytearray) -> tuple[CompressRequest, Job, dict[str, Any]]:
     asked = CompressRequest.model_validate(parsed(body))
     return asked, *service.prepare(asked)
 
 
 def _selected(scored: Scored, selection: dict[str, Any], request: Request, metrics: Metrics, key: str | None) -> bytes:
-    """Select, and write the result as JSON: in ASCII alone, so that a lone surrogate of a document travels, too."""
+    """Select, and write the result as JSON."""
     context = scored.select(**selection)
     stats = context.stats
     request.state.log |= {"kept_chars": stats.kept_chars, "windows": stats.windows}
     metrics.characters.labels("original").inc(stats.original_chars)
     metrics.characters.labels("kept").inc(stats.kept_chars)
-    return json.dumps({"id": key, "request_id": request.state.request_id, **context.to_dict()}).encode()
+    return ascii_json({"id": key, "request_id": request.state.request_id, **context.to_dict()})
 
 
 async def _refused(service: Service, request: Request, error: Exception) -> Response:

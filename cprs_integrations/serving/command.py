@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import ipaddress
+import os
 import socket
 import sys
 from types import FrameType
@@ -19,6 +20,7 @@ from cprs_integrations.serving.service import Service
 from cprs_integrations.serving.settings import Settings
 
 _SWITCH = 0.001  # seconds for which a thread may keep the others, and with them the probes, from running Python
+_READING = 10  # seconds that clients have for their last answers, once all are made
 
 
 class Server(uvicorn.Server):
@@ -41,7 +43,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""
         if self._service.is_draining:
-            self.should_exit = self.force_exit = True
+            os._exit(128 + sig)  # not by the signal itself, which the first process of a container would not notice
         self._service.is_draining = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -89,7 +91,15 @@ def serve(host: str, port: int, settings: Settings, cache_mb: int = 0, **critic:
     listening = _bound(host, port)
     sys.setswitchinterval(_SWITCH)
     gc.freeze()  # what is loaded stays: collecting garbage need not look at it, and is over sooner
-    config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False, lifespan="on", ws="none")
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=_READING,
+    )
     server = Server(config, app.state.service)
     try:
         server.run([listening])

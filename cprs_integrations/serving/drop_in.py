@@ -8,13 +8,13 @@ As there, errors of a request come over HTTP 200 with a code of their own; limit
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.scored import Scored
-from cprs_integrations.serving.refusal import Refusal
-from cprs_integrations.serving.schemas import CompressRequest
+from cprs_integrations.serving.refusal import Refusal, ascii_json
+from cprs_integrations.serving.schemas import CompressRequest, Items
 from cprs_integrations.serving.service import Service, parsed
 
 PATH = "/qwen_long_compress_server"
@@ -26,7 +26,7 @@ _ROLES = ["system", "user", "context"]
 
 
 class _Lenient(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class Message(_Lenient):
@@ -39,7 +39,7 @@ class Message(_Lenient):
 class Input(_Lenient):
     """The messages, in the order system, user, context."""
 
-    messages: list[Message]
+    messages: Items[Message]
 
 
 class Parameters(_Lenient):
@@ -85,9 +85,7 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
     @app.post(PATH, tags=["drop-in"], **documented)
     async def compress(request: Request) -> Response:
         """Compress a document in the format of the server that was released with QwenLong-CPRS."""
-        service.check_ready()
-        body = await service.body(request)
-        async with service.place(request):
+        async with service.place(request) as body:
             sent = await service.in_pool(parsed, body)
             try:
                 asked = await service.in_pool(_checked, sent)
@@ -96,17 +94,16 @@ def add_drop_in(app: FastAPI, service: Service, documented: dict[str, Any]) -> N
                 work = service.scores(service.scheduler.submit(job))
                 scored = await service.answer(request, work)
                 result = await service.in_pool(_result, scored, asked, selection, service)
-                return JSONResponse(_answer(sent, (200, "Success", "Success"), *result))
+                return await service.in_pool(_answer, sent, (200, "Success", "Success"), *result)
             except (ValidationError, ArgumentError) as error:
-                message = _MESSAGES if str(error) == _MESSAGES else Refusal.of(error).message
-                status = (440, "SchemaError", message)
+                status = (440, "SchemaError", _told(error))
             except Refusal:
                 raise
             except Exception as error:  # noqa: BLE001 - told in their format
                 refusal = service.reported(error, request)
                 status = (500, "BackendError", f"{refusal.message}: {request.state.request_id}")
             request.state.status = status[0]
-            return JSONResponse(_answer(sent, status, {"is_match": False}, {"input_tokens": -1, "output_tokens": -1}))
+            return await service.in_pool(_answer, sent, status, {"is_match": False}, {"input_tokens": -1, "output_tokens": -1})
 
     @app.get("/liveness", tags=["drop-in"], response_class=PlainTextResponse)
     async def liveness() -> str:
@@ -124,6 +121,14 @@ def _checked(sent: Any) -> DropInRequest:
     if [message.role for message in asked.payload.input.messages] != _ROLES:
         raise ArgumentError(_MESSAGES)
     return asked
+
+
+def _told(error: ValidationError | ArgumentError) -> str:
+    """What is wrong with a request, and where in it."""
+    if isinstance(error, ArgumentError):
+        return str(error)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _translated(asked: DropInRequest) -> CompressRequest:
@@ -148,7 +153,7 @@ def _result(
     return {"text": texts}, {"input_tokens": tokens}
 
 
-def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usage: dict[str, Any]) -> Response:
     """The request again, with what became of it."""
     code, name, message = status
     whole = sent if isinstance(sent, dict) else {}
@@ -156,4 +161,8 @@ def _answer(sent: Any, status: tuple[int, str, str], output: dict[str, Any], usa
     header = {**header, "status_code": code, "status_name": name, "status_message": message}
     if code == 200:
         header["finished"] = True
-    return {"header": header, "payload": {**payload, "output": output, "usage": usage}}
+    try:
+        content = ascii_json({"header": header, "payload": {**payload, "output": output, "usage": usage}})
+    except RecursionError:  # writing needs a few frames more than reading did
+        raise Refusal(400, "MalformedRequest", "the body is nested too deeply") from None
+    return Response(content, media_type="application/json")

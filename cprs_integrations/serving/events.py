@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cprs_integrations.serving.refusal import HUNG_UP
+from cprs_integrations.serving.refusal import HUNG_UP, ascii_json
 from cprs_integrations.serving.scheduler import Ticket
 from cprs_integrations.serving.service import Service, disconnected
 
@@ -85,7 +85,7 @@ class Events(Response):
     def _error(self, error: Exception) -> tuple[str, bytes]:
         refusal = self._service.reported(error, self._request)
         self._request.state.status = refusal.status
-        return "error", json.dumps(refusal.body(self._request.state.request_id)).encode()
+        return "error", ascii_json(refusal.body(self._request.state.request_id))
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Scores that the server keeps for a while, so that another budget costs no forward pass."""
 
+import asyncio
 import secrets
 import sys
 import threading
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cprs_integrations.scored import Scored
+
+_OBJECTS = 16_384  # bytes that the objects of an entry take besides its texts and arrays
 
 
 @dataclass
@@ -59,6 +62,14 @@ class Kept:
             entry.until = time.monotonic() + self._seconds
             return entry.scored
 
+    async def expire(self) -> None:
+        """Let go of each that has had its time, for as long as the server runs: texts stay no longer in an idle one, either."""
+        while True:
+            with self._lock:
+                self._tidy()
+                until = next((entry.until for entry in self._entries.values()), time.monotonic() + self._seconds)
+            await asyncio.sleep(max(0.0, until - time.monotonic()))
+
     def _tidy(self) -> None:
         now = time.monotonic()
         while self._entries:
@@ -71,4 +82,5 @@ class Kept:
 
 def _size(scored: Scored) -> int:
     arrays = sum(value.nbytes for value in vars(scored).values() if isinstance(value, np.ndarray))
-    return arrays + sum(map(sys.getsizeof, (*scored.context.documents, *scored.context.titles)))
+    texts = (*scored.context.documents, *scored.context.titles, scored.prompt.query, scored.prompt.instruction)
+    return _OBJECTS + arrays + sum(map(sys.getsizeof, texts))

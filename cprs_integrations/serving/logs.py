@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from typing import Any
 
 LOGGER = logging.getLogger("cprs_integrations.serving")
@@ -16,7 +17,8 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        line: dict[str, Any] = {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}
+        message = record.getMessage().partition("\n")[0]  # asyncio's other lines are objects, which may quote a document
+        line: dict[str, Any] = {"time": moment, "level": record.levelname.lower(), "message": message}
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line["causes"] = causes(record.exc_info[1])
@@ -35,9 +37,15 @@ def causes(error: BaseException) -> list[dict[str, Any]]:
 
 
 def configure() -> None:
-    """Write our lines, and what uvicorn warns of, to standard error."""
+    """Write our lines, and what uvicorn, asyncio and Python warn of, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for logger, level in ((LOGGER, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
+    others = (logging.getLogger(name) for name in ("uvicorn", "asyncio"))
+    for logger, level in ((LOGGER, logging.INFO), *((other, logging.WARNING) for other in others)):
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    warnings.showwarning = _warned
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+    LOGGER.warning("warning", extra={"fields": {"causes": [{"type": category.__name__, "at": [f"{filename}:{lineno}"]}]}})

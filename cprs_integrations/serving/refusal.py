@@ -1,10 +1,11 @@
 """Answers that are no result: each has a status, a type to program against, and a message for people."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import ValidationError
 
 from cprs_integrations.errors import ArgumentError, CPRSError
@@ -59,9 +60,14 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         error = {"type": self.type, "argument": self.argument, "message": self.message, "request_id": request_id}
         return {"error": {name: value for name, value in error.items() if value is not None}}
 
-    def response(self, request_id: str) -> JSONResponse:
+    def response(self, request_id: str) -> Response:
         """The answer."""
-        return JSONResponse(self.body(request_id), self.status, self.headers)
+        return Response(ascii_json(self.body(request_id)), self.status, self.headers, "application/json")
+
+
+def ascii_json(found: Any) -> bytes:
+    """Write JSON in ASCII alone, so that a lone surrogate of a document or a name travels, too."""
+    return json.dumps(found, allow_nan=False).encode()
 
 
 def _invalid(error: ValidationError) -> Refusal:

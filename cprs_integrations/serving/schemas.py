@@ -1,14 +1,31 @@
 """What goes over the wire, in the words of the Python API."""
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from cprs_integrations.instructions import Granularity
+
+_T = TypeVar("_T")
+
+
+class _FailFast(FailFast):
+    __hash__ = object.__hash__  # which `|` wants before Python 3.12
+
+
+Items = Annotated[list[_T], _FailFast()]
+"""A list of which the first wrong item is told: errors of all that a body can hold would take gigabytes."""
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, sent: dict[str, Any]) -> dict[str, Any]:
+        """Leave one unknown name to be told, for the same reason."""
+        unknown = next((name for name in sent if name not in cls.model_fields), None)
+        return {name: value for name, value in sent.items() if name in cls.model_fields or name == unknown}
 
 
 class Selection(_Body):
@@ -18,7 +35,7 @@ class Selection(_Body):
     threshold: float | None = Field(None, ge=0, le=1, description="Keep units whose score reaches it.")
     max_ratio: float | None = Field(None, gt=0, le=1, description="Upper bound of returned to all characters.")
     max_tokens: int | None = Field(None, ge=1, description="Upper bound of the returned text in the critic's tokens.")
-    protect: list[str] = Field(
+    protect: Items[str] = Field(
         default_factory=list,
         description="Regular expressions in Python's syntax whose matches are kept first, inside the bounds. They are run in "
         "linear time: look-around, back-references, possessive repeats and patterns that match nothing are refused.",
@@ -32,12 +49,12 @@ class Selection(_Body):
 class CompressRequest(Selection):
     """Documents and a question: the arguments of `CPRSEngine.compress`."""
 
-    documents: str | list[str] = Field(description="One text or several.")
+    documents: str | Items[str] = Field(description="One text or several.")
     query: str | None = Field(None, description="The user's question; may be empty when there is an instruction.")
     instruction: str | None = Field(
         None, description="What to keep, in natural language, or by name; null: sentences that help."
     )
-    titles: list[str | None] | None = Field(None, description="One a document, read as context, never part of the text.")
+    titles: Items[str | None] | None = Field(None, description="One a document, read as context, never part of the text.")
     prefilter: float | None = Field(None, gt=0, le=1, description="Share of windows to read, by the query's words; null: all.")
     stream: bool = Field(False, description="Answer with server-sent events: progress, then result. So does Accept.")
     keep: bool = Field(False, description="Keep the scores for a while: the answer then has an id for /v1/select.")

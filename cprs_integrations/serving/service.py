@@ -39,6 +39,7 @@ class Service:
         self.is_draining = False
         self._places = asyncio.Semaphore(settings.max_queue)  # who waits longest comes first
         self.at_the_door = 0
+        self.bytes_at_the_door = 0  # of bodies that are still arriving, too
         self._seconds = 1.0  # of a request, lately
 
     @property
@@ -51,26 +52,27 @@ class Service:
         """Whether a request would be taken at once."""
         return not self.is_draining and not self.is_full
 
-    def check_ready(self) -> None:
-        """Raise what a request gets that need not even send its body: the server goes down, or too many wait already."""
-        self._check_open()
-        if self.at_the_door >= self.settings.max_queue:
-            raise self._full()
-
     @asynccontextmanager
-    async def place(self, request: Request) -> AsyncIterator[None]:
-        """A place in the queue, for as long as a request takes whose body has been read.
+    async def place(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body of a request, and a place in the queue for as long as it takes.
 
         While there is none, a request waits for its turn for a while: refused at once, clients that come again would find each
-        free place taken by those that never had to wait. Who hangs up meanwhile waits no longer.
+        free place taken by those that never had to wait. Who hangs up meanwhile waits no longer. What arrives and waits has
+        as much memory as what is taken.
         """
-        self.check_ready()
-        await self._turn(request)
+        body = bytearray()
+        try:
+            self._check_ready()
+            await self._read(request, body)
+            self._check_ready()
+            await self._turn(request)
+        finally:
+            self.bytes_at_the_door -= len(body)
         self.taken += 1
         began = time.monotonic()
         try:
             self._check_open()
-            yield
+            yield body
         finally:
             self.taken -= 1
             self._places.release()
@@ -92,6 +94,12 @@ class Service:
             gone.cancel()
             self.at_the_door -= 1
 
+    def _check_ready(self) -> None:
+        """Raise what a request gets that need not even send its body: the server goes down, or too many wait already."""
+        self._check_open()
+        if self.at_the_door >= self.settings.max_queue:
+            raise self._full()
+
     def _check_open(self) -> None:
         if self.is_draining:
             raise Refusal(503, "ShuttingDown", "this server is going down; try another, or later", headers={"Retry-After": "5"})
@@ -102,8 +110,8 @@ class Service:
         message = f"{self.taken} requests are under way already; try again after the seconds of Retry-After"
         return Refusal(429, "QueueFull", message, headers={"Retry-After": wait})
 
-    async def body(self, request: Request) -> bytes:
-        """Read a body within its limits of size and time."""
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read a body within its limits of size and time, and within what all may take together."""
         limit = self.settings.max_body_bytes
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
@@ -111,20 +119,20 @@ class Service:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             raise _too_large(limit)
-        parts, size = [], 0
         try:
             async with asyncio.timeout(self.settings.body_seconds):
                 async for part in request.stream():
-                    size += len(part)
-                    if size > limit:
+                    body += part
+                    self.bytes_at_the_door += len(part)
+                    if len(body) > limit:
                         raise _too_large(limit)
-                    parts.append(part)
+                    if self.bytes_at_the_door > self.settings.max_queue * limit:
+                        raise self._full()
         except TimeoutError:
             message = f"the body took longer than {self.settings.body_seconds:g} seconds to arrive"
             raise Refusal(408, "BodyTooSlow", message, headers={"Connection": "close"}) from None
         except ClientDisconnect:
             _hung_up()
-        return b"".join(parts)
 
     async def in_pool(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Run what takes long in a thread."""
@@ -208,11 +216,11 @@ class Service:
         self.pool.shutdown()
 
 
-def parsed(body: bytes) -> dict[str, Any]:
+def parsed(body: bytearray) -> dict[str, Any]:
     """Read JSON: the strict kind, as the standard has it."""
     try:
-        found = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        found = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, OverflowError, RecursionError) as error:
         where = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise Refusal(400, "MalformedRequest", f"the body is not JSON in UTF-8: {where}") from None
     if not isinstance(found, dict):
@@ -224,9 +232,16 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise OverflowError(digits)
+    return number
+
+
 def _too_large(limit: int) -> Refusal:
     message = f"the body is larger than the {limit:,} bytes that are allowed here; send less at once"
-    return Refusal(413, "BodyTooLarge", message, headers={"Connection": "close"})
+    # without "Connection: close": what is still to come is read and dropped, where a reset would take the answer with it
+    return Refusal(413, "BodyTooLarge", message)
 
 
 def _end(patience: asyncio.Timeout) -> None:

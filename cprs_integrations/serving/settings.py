@@ -20,7 +20,8 @@ class Settings:
         max_body_bytes: largest body of a request. While a body is parsed, in one go, nothing else is answered: some 10 ms
             for each megabyte.
         max_documents: most documents of a request.
-        max_queue: requests taken and not yet answered; as many more may wait for a place, and beyond them each gets 429.
+        max_queue: requests taken and not yet answered; as many more may wait for a place, and the bodies that arrive and wait
+            may have as much memory as so many of the largest; beyond that each gets 429.
         queue_seconds: how long a request waits for a place; then it gets 429.
         body_seconds: how long a client may take to send a body.
         request_seconds: how long a request may take once it has its place, waiting for others included; then it gets 504.

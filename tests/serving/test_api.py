@@ -136,18 +136,22 @@ def test_another_budget_costs_no_forward_pass(served, engine):
 
 
 def test_scores_are_kept_for_a_while_and_within_bounds(known):
-    with serving(known, kept_bytes=3_000) as served:
-        ids = [served.post(body={"documents": f"{n} " + "x" * 800, "query": "q", "keep": True}).json()["id"] for n in range(5)]
+    with serving(known, kept_bytes=60_000) as served:
+        ids = [
+            served.post(body={"documents": f"{n} " + "x" * 3_000, "query": "q", "keep": True}).json()["id"] for n in range(5)
+        ]
         found = [served.post("/v1/select", {"id": key, "max_ratio": 0.5}).status_code for key in ids]
         assert found == [404, 404, 404, 200, 200] or found == [404, 404, 200, 200, 200]
-        assert served.service.kept.bytes <= 3_000
-        assert served.post(body={"documents": "x" * 4_000, "query": "q", "keep": True}).json()["id"] is None
+        assert served.service.kept.bytes <= 60_000
+        assert served.post(body={"documents": "x" * 60_000, "query": "q", "keep": True}).json()["id"] is None
+        assert served.post(body={"documents": "x", "query": "q" + " " * 60_000, "keep": True}).json()["id"] is None
         gone = served.post("/v1/select", {"id": ids[0]}).json()["error"]
         assert (gone["type"], gone["argument"]) == ("NotKept", "id")
-    with serving(known, kept_seconds=0.01) as served:
-        key = served.post(body={"documents": "Paris.", "query": "q", "keep": True}).json()["id"]
-        wait_until(lambda: served.post("/v1/select", {"id": key}).status_code == 404)
+    with serving(known, kept_seconds=0.2) as served:
+        keys = [served.post(body={"documents": "Paris.", "query": "q", "keep": True}).json()["id"] for _ in range(3)]
+        wait_until(lambda: len(served.service.kept) == 0)  # though nobody asks
         assert served.service.kept.bytes == 0
+        assert [served.post("/v1/select", {"id": key}).status_code for key in keys] == [404] * 3
 
 
 def test_requests_have_ids_which_a_client_may_choose(served):

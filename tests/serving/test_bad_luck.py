@@ -2,19 +2,24 @@
 
 import json
 import logging
+import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from samples import CAPITALS, QUESTION
 from served import BreakingCritic, GatedCritic, serving, wait_until
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.known import KnownCritic
+from cprs_integrations.serving import drop_in
+from cprs_integrations.serving.drop_in import DropInRequest
 from cprs_integrations.serving.logs import LOGGER, JsonLines
+from cprs_integrations.serving.schemas import CompressRequest, SelectRequest
 
 GOOD = {"documents": list(CAPITALS), "query": QUESTION}
 
@@ -50,7 +55,9 @@ def small():
         (b'{"documents": "a", "query": "q", "max_ratio": true}', 422, "ArgumentError", "max_ratio"),
         (b'{"documents": "a", "query": "q", "max_tokens": 1.5}', 422, "ArgumentError", "max_tokens"),
         (b'{"documents": "a", "query": "q", "max_tokens": "1"}', 422, "ArgumentError", "max_tokens"),
-        (b'{"documents": "a", "query": "q", "threshold": 1e999}', 422, "ArgumentError", "threshold"),
+        (b'{"documents": "a", "query": "q", "threshold": 1e999}', 400, "MalformedRequest", None),
+        (b'{"documents": "a", "query": "q", "threshold": [-1e999]}', 400, "MalformedRequest", None),
+        (b'{"documents": "a", "query": "q", "\\ud800": 1}', 422, "ArgumentError", None),
         (b'{"documents": "a", "query": "q", "granularity": "word"}', 422, "ArgumentError", "granularity"),
         (b'{"documents": "a", "query": "q", "titles": ["a", "b"]}', 422, "ArgumentError", "titles"),
         (b'{"documents": "a", "query": "q", "protect": ["("]}', 422, "ArgumentError", "protect"),
@@ -74,6 +81,36 @@ def test_an_item_is_named_by_its_place(small):
     assert error["message"].startswith("documents[2]")
 
 
+MANY = [1] * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "body", "named"),
+    [
+        ("/v1/compress", CompressRequest, {"documents": MANY, "query": "q"}, "documents[0]"),
+        ("/v1/compress", CompressRequest, {**GOOD, "titles": MANY}, "titles[0]"),
+        ("/v1/select", SelectRequest, {"id": "k", "protect": MANY}, "protect[0]"),
+        ("/v1/compress", CompressRequest, {**GOOD, **{f"k{n}": 1 for n, _ in enumerate(MANY)}}, "no argument of this name"),
+        (
+            drop_in.PATH,
+            DropInRequest,
+            {"header": {"request_id": "r"}, "payload": {"input": {"messages": MANY}}},
+            "payload.input.messages.0:",
+        ),
+    ],
+)
+def test_of_many_wrong_items_one_is_told(known, path, model, body, named):
+    """An error for each would take seconds of the event loop, and gigabytes."""
+    with pytest.raises(ValidationError) as told:
+        model.model_validate(body)
+    assert told.value.error_count() <= 2  # of documents, which may be a text or several
+    with serving(known, max_documents=len(MANY)) as served:
+        answer = served.post(path, body)
+        error = answer.json()["header"]["status_message"] if path == drop_in.PATH else answer.json()["error"]["message"]
+    assert named in error
+    assert len(error) < 500
+
+
 def test_what_is_no_json_is_refused_by_its_kind(small):
     """Also what keeps other people's web pages from posting here without asking first."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):
@@ -89,24 +126,37 @@ def test_other_paths_and_methods(small):
     assert answer.headers["allow"] == "POST"
 
 
-def test_a_body_without_a_length_is_cut_off_at_the_limit(small):
-    sent = 0
+def test_a_body_without_a_length_is_kept_no_further_than_the_limit(small):
+    most = 0
 
     def body():
-        nonlocal sent
+        nonlocal most
         yield b'{"documents": "'
-        while sent < 50_000_000:
-            sent += 10_000
+        for _ in range(1_000):
+            most = max(most, small.service.bytes_at_the_door)
             yield b"a" * 10_000
 
     headers = {"Content-Type": "application/json"}
-    try:
-        answer = httpx.post(small.url + "/v1/compress", content=body(), headers=headers, timeout=60)
-    except (httpx.WriteError, httpx.ReadError):
-        pass  # cut off while it was still sending: it never read the answer
-    else:
-        assert answer.json()["error"]["type"] == "BodyTooLarge"
-    assert sent < 50_000_000
+    answer = httpx.post(small.url + "/v1/compress", content=body(), headers=headers, timeout=60)
+    assert answer.json()["error"]["type"] == "BodyTooLarge"
+    assert most <= 200_000 + 2**18  # what came at once
+    assert small.service.bytes_at_the_door == 0
+
+
+def test_bodies_that_arrive_are_bounded_together(known):
+    with serving(known, max_queue=2, max_body_bytes=200_000) as served, ExitStack() as open_:
+        connections = [open_.enter_context(served.connect()) for _ in range(20)]
+        for connection in connections:
+            connection.sendall(HEAD + b"Content-Length: 200000\r\n\r\n" + b" " * 150_000)
+        wait_until(lambda: len(select.select(connections, [], [], 0)[0]) == len(connections) - 2)
+        refused = select.select(connections, [], [], 0)[0]
+        assert all(connection.recv(65_536).startswith(b"HTTP/1.1 429") for connection in refused)
+        assert served.service.bytes_at_the_door == 2 * 150_000
+        for connection in {*connections} - {*refused}:
+            connection.sendall(b" " * 50_000)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 400")
+        assert served.post(body=GOOD).status_code == 200
+        assert served.service.bytes_at_the_door == 0
 
 
 def raw(served, head, *parts, wait=0.0):
@@ -135,7 +185,9 @@ def test_a_slow_body_runs_out_of_time(small):
 
 
 def test_a_length_that_is_a_lie_gets_no_further(small):
-    assert raw(small, HEAD + b"Content-Length: 9999999999\r\n\r\n").startswith(b"HTTP/1.1 413")
+    with small.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 9999999999\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413")
     assert raw(small, HEAD + b"Content-Length: -1\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 

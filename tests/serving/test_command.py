@@ -1,5 +1,6 @@
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ from served import without_seconds
 
 from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
-from cprs_integrations.serving import Settings
+from cprs_integrations.serving import Settings, drop_in
 from cprs_integrations.serving.command import check_open
 
 CPRS = [sys.executable, "-c", "from cprs_integrations.cli import main; main()", "serve"]
@@ -65,6 +66,56 @@ def test_a_signal_in_the_middle_of_a_request_lets_it_finish(engine):
     records = [json.loads(line) for line in lines]
     assert records[-1]["message"] == "stopped"
     assert [record["status"] for record in records if record["message"] == "request"] == [413, 200]
+
+
+@contextmanager
+def unread(url, kind):
+    """A connection whose client asks for megabytes and reads none of them."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.connect((host, int(port)))
+        if kind == "answer":
+            body = json.dumps({"header": {}, "payload": {"more": "x" * 8_000_000}})
+            head = f"POST {drop_in.PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            connection.sendall(f"{head}\r\n\r\n{body}".encode())
+        else:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+        assert select.select([connection], [], [], 60)[0]
+        yield
+
+
+@pytest.mark.parametrize("kind", ["answer", "pipeline"])
+def test_a_client_that_does_not_read_holds_no_shutdown_up(kind):
+    with started() as (process, url, lines, reader), unread(url, kind):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        reader.join()
+    assert json.loads(lines[-1])["message"] == "stopped"
+
+
+@pytest.mark.parametrize("kind", ["answer", "pipeline"])
+def test_a_second_signal_ends_it_at_once(kind):
+    with started() as (process, url, _, _), unread(url, kind):
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_its_log_is_lines_of_json_whatever_python_warns_of():
+    with started() as (process, url, lines, reader):
+        body = {"documents": "A secret [poison].", "query": "q", "protect": ["[[s]ecret"]}
+        assert httpx.post(f"{url}/v1/compress", json=body).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        reader.join()
+    records = [json.loads(line) for line in lines]
+    assert [cause["type"] for record in records if record["message"] == "warning" for cause in record["causes"]] == [
+        "FutureWarning"
+    ]
+    assert "ecret" not in "".join(lines)
 
 
 def fails(*arguments):
@@ -123,3 +174,27 @@ def test_an_address_that_others_reach_needs_a_token(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_this_machine_alone_needs_none(host):
     check_open(host, Settings())
+
+
+def test_what_asyncio_tells_is_a_line_without_text():
+    """In a process of its own: logs are configured once for all."""
+    program = """
+import asyncio, gc
+from cprs_integrations.serving.logs import configure
+
+async def fail():
+    raise ValueError("poison")
+
+async def main():
+    asyncio.create_task(fail(), name="poison")
+    await asyncio.sleep(0.01)
+    gc.collect()
+
+configure()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    (record,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert record["message"] == "Task exception was never retrieved"
+    assert [cause["type"] for cause in record["causes"]] == ["ValueError"]
+    assert "poison" not in done.stderr

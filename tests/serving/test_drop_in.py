@@ -1,11 +1,14 @@
 """The wire format of the server that was released with QwenLong-CPRS."""
 
+import json
+
 import pytest
 from samples import ANSWER, CAPITALS, QUESTION
 from served import BreakingCritic, serving
 
 from cprs_integrations import CPRSEngine
 
+JSON = {"Content-Type": "application/json"}
 PATH = "/qwen_long_compress_server"
 TEXT = " ".join(CAPITALS)
 
@@ -62,6 +65,35 @@ def without(sent, *keys):
     return sent
 
 
+def test_what_json_can_hold_comes_back(served):
+    sent = request("Lone \ud800 surrogate, Grüße. " + TEXT, mood="\ud801")
+    sent["header"] |= {"\ud802": 1e300, "request_id": "\ud803"}
+    answer = served.client.post(PATH, content=json.dumps(sent), headers=JSON)
+    found = answer.json()
+    assert (answer.status_code, found["header"]["status_code"]) == (200, 200)
+    assert found["header"].items() >= sent["header"].items()
+    assert found["payload"].items() >= sent["payload"].items()
+
+
+@pytest.mark.parametrize("place", ["header", "payload"])
+def test_what_json_cannot_hold_is_refused(served, place):
+    sent = request()
+    sent[place]["more"] = "?"
+    for number in ("1e999", "-1e999", "Infinity", "NaN", "[" * 2_000 + "]" * 2_000):
+        answer = served.client.post(PATH, content=json.dumps(sent).replace('"?"', number), headers=JSON)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "MalformedRequest")
+
+
+def test_no_depth_of_nesting_makes_an_error_of_the_server(served):
+    sent = request()
+    sent["header"]["more"] = "?"
+    found = set()
+    for depth in range(950, 1_010):
+        content = json.dumps(sent).replace('"?"', "[" * depth + "]" * depth)
+        found.add(served.client.post(PATH, content=content, headers=JSON).status_code)
+    assert found <= {200, 400}
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -85,6 +117,14 @@ def test_what_is_no_request_is_a_schema_error_over_http_200(served, sent):
     assert found["header"]["status_message"]
     assert found["payload"]["output"] == {"is_match": False}
     assert found["payload"]["usage"] == {"input_tokens": -1, "output_tokens": -1}
+
+
+def test_what_is_wrong_is_named_with_its_path(served):
+    def told(sent):
+        return served.post(PATH, sent).json()["header"]["status_message"]
+
+    assert told(request(min_keyword_len="4")) == "payload.parameters.min_keyword_len: Input should be a valid integer"
+    assert told(without(request(), "payload", "input", "messages", 1, "role")).startswith("payload.input.messages.1.role:")
 
 
 def test_wrong_roles_are_told_in_the_words_of_the_released_server(served):
