@@ -449,7 +449,7 @@ class TestLoading:
         )
         monkeypatch.setattr("cprs_integrations.models.QwenLongCPRSForTokenCritic.from_pretrained", stop)
         with pytest.raises(ArgumentError, match=f"torch.{dtype}"):
-            load_critic(str(folder), window=512, **where)
+            QwenLongCritic.from_pretrained(folder, window=512, **where)
 
     @pytest.mark.parametrize("how", ["local_files_only", "HF_HUB_OFFLINE"])
     def test_revisions_are_found_in_the_cache_of_the_hub_without_a_request(self, tmp_path, monkeypatch, how):
