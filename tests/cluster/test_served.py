@@ -11,9 +11,10 @@ import pytest
 from processes import children
 from pydantic import ValidationError
 from samples import CAPITALS, QUESTION
+from served import wait_until
 
 from cprs_integrations.remote import RemoteEngine
-from cprs_integrations.serving.ray_app import Options, build
+from cprs_integrations.serving.ray_app import CRITIC, Options, build
 
 TOKEN = "for-this-test-alone"
 CONTEXTS = [[f"Chapter {number}, part {part}. {text}" for part in range(6) for text in CAPITALS] for number in range(12)]
@@ -88,3 +89,25 @@ def test_killed_replicas_of_the_critic_lose_no_request(engine, url):
 def test_wrong_options_are_named(options):
     with pytest.raises(ValidationError, match=next(iter(options))):
         Options(**options)
+
+
+def test_replicas_come_with_the_work(url):
+    """Half a minute after there is more than one can do, Ray Serve adds another."""
+    from ray import serve
+
+    serve.delete("cprs")  # there are two CPUs, and an app takes one
+
+    def replicas():
+        return serve.status().applications["growing"].deployments[CRITIC].replica_states.get("RUNNING", 0)
+
+    serve.run(build(Options(min_replicas=1, max_replicas=2, num_cpus=0.1)), name="growing", route_prefix="/growing")
+    assert replicas() == 1
+    hidden = "The password of the harbour is swordfish."
+    book = "\n".join([f"Page {number} tells of the weather at sea." for number in range(60_000)] + [hidden])
+    remote, question = RemoteEngine(f"{url}/growing"), "What is the password of the harbour?"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(remote.compress, book, question, max_tokens=20)
+        wait_until(lambda: replicas() == 2 or asked.done(), seconds=120)
+        assert not asked.done()
+        assert "swordfish" in asked.result().text
+    serve.delete("growing")
