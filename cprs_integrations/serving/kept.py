@@ -68,7 +68,7 @@ class Kept:
             with self._lock:
                 self._tidy()
                 until = next((entry.until for entry in self._entries.values()), time.monotonic() + self._seconds)
-            await asyncio.sleep(max(0.0, until - time.monotonic()))
+            await asyncio.sleep(max(0.05, until - time.monotonic()))
 
     def _tidy(self) -> None:
         now = time.monotonic()
