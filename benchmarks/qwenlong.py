@@ -2,11 +2,14 @@
 
     python benchmarks/qwenlong.py --shape 7b --device cuda --tokens 16384 32768 65536 131072
     python benchmarks/qwenlong.py --shape small --tokens 4096 --window 512     # proves that it runs, on a CPU
+    python benchmarks/qwenlong.py --kinds ours compiled prompt-once            # what else there is to be had
 
 Ours is the whole path, from text to compressed context. The reference's procedure is re-created from its description: one
 window at a time, an explicit mask [1, 1, L, L] in every layer, autograd on. Every byte of the text is a token. Utilization is
 the model's floating point operations (those that attention needs, padding and masked halves left out) over the time of the
-forward passes, in parts of what a large matrix product reaches on the same device.
+forward passes, in parts of what a large matrix product reaches on the same device. "Padding" is what packing windows without
+any could save at most. Two more kinds have been tried and are not what the critic does: its layers compiled, and the prompt,
+which all windows begin with, read once for the causal layers.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from cprs_integrations import CPRSEngine
@@ -85,14 +89,16 @@ class TimedCritic(QwenLongCritic):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.seconds = 0.0
+        self.seconds, self.padded = 0.0, 0
         self.lengths: list[int] = []
 
     def _score_batch(self, model: QwenLongCPRSForTokenCritic, batch: list[Window]) -> list[TokenScores]:
         began = time.perf_counter()
         found = self._forward(model, batch)
         self.seconds += time.perf_counter() - began  # the answers are on the CPU: the device is done
-        self.lengths += [len(window.prompt.ids) + len(window.ids) for window in batch]
+        lengths = [len(window.prompt.ids) + len(window.ids) for window in batch]
+        self.lengths += lengths
+        self.padded += max(lengths) * len(lengths)
         return found
 
     def _forward(self, model: QwenLongCPRSForTokenCritic, batch: list[Window]) -> list[TokenScores]:
@@ -123,6 +129,66 @@ class ReferenceProcedure(TimedCritic):
         rows = torch.from_numpy(len(window.prompt.ids) + window.rows).to(ids.device)
         logits = model.cls_head(body.norm(hidden))[0, rows]
         return [TokenScores(logits.float().softmax(-1).detach().cpu().numpy())]
+
+
+class Compiled(TimedCritic):
+    """Layer by layer, so that all of them share what was compiled, for any length."""
+
+    def __init__(self, models: list[QwenLongCPRSForTokenCritic], *arguments: Any, **options: Any) -> None:
+        super().__init__(models, *arguments, **options)
+        for layer in models[0].model.layers:
+            layer.compile(dynamic=True)
+
+
+class PromptOnce(TimedCritic):
+    """In the causal layers the prompt's states are the same in every window: they cannot tell what follows."""
+
+    def __init__(self, models: list[QwenLongCPRSForTokenCritic], *arguments: Any, **options: Any) -> None:
+        super().__init__(models, *arguments, **options)
+        self.body = models[0].model
+        self.plain = self.body.forward
+        self.body.forward = self._encode
+        self.prompt = 0
+
+    def _forward(self, model: QwenLongCPRSForTokenCritic, batch: list[Window]) -> list[TokenScores]:
+        self.prompt = len(batch[0].prompt.ids)
+        return super()._forward(model, batch)
+
+    def _encode(self, ids: torch.Tensor, mask: torch.Tensor | None, *_: Any) -> BaseModelOutput:
+        body, count = self.body, len(ids)
+        hidden = body.embed_tokens(ids)
+        prompt, text = hidden[:1, : self.prompt], hidden[:, self.prompt :]
+        whole = body.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
+        before, after = ([part[:, where] for part in whole] for where in (slice(self.prompt), slice(self.prompt, None)))
+        seen = torch.ones(text.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril(self.prompt)
+        keys = None if mask is None or bool(mask.all()) else mask.bool()[:, None, None, :]
+        for layer in body.layers[: body.config.bidirectional_start_layer]:
+            known = _Known()
+            prompt = layer(prompt, None, None, known, position_embeddings=before)
+            text = layer(text, seen[None, None], None, known, position_embeddings=after)
+        hidden = torch.cat((prompt.expand(count, -1, -1), text), 1)
+        for layer in body.layers[body.config.bidirectional_start_layer :]:
+            hidden = layer(hidden, keys, position_embeddings=whole)
+        return BaseModelOutput(last_hidden_state=body.norm(hidden))
+
+
+class _Known:
+    """Keys and values of one layer, as its attention asks for them: first those of the prompt, then of each text behind it."""
+
+    def __init__(self) -> None:
+        self.prompt: tuple[torch.Tensor, ...] | None = None
+
+    def update(self, *states: Any, **_: Any) -> tuple[torch.Tensor, ...]:
+        found = states[:2]
+        if self.prompt is None:
+            self.prompt = found
+            return found
+        return tuple(torch.cat((old.expand(len(new), -1, -1, -1), new), 2) for old, new in zip(self.prompt, found, strict=True))
+
+
+KINDS: dict[str, Callable[..., TimedCritic]] = {
+    "ours": TimedCritic, "reference": ReferenceProcedure, "compiled": Compiled, "prompt-once": PromptOnce,
+}  # fmt: skip
 
 
 def operations(config: QwenLongCPRSConfig, length: int) -> float:
@@ -159,7 +225,7 @@ def peak(device: str) -> str:
 def report(name: str, critic: TimedCritic, text: str, device: str, speed: float) -> None:
     engine = CPRSEngine(critic=critic)
     engine.compress(text[: critic.limits.window], QUERY, instruction=INSTRUCTION, max_ratio=0.1)  # warm
-    critic.seconds, critic.lengths = 0.0, []
+    critic.seconds, critic.padded, critic.lengths = 0.0, 0, []
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
@@ -170,10 +236,12 @@ def report(name: str, critic: TimedCritic, text: str, device: str, speed: float)
         return
     whole = time.perf_counter() - began
     needed = sum(operations(critic.models[0].config, length) for length in critic.lengths)
+    padding = 1 - sum(critic.lengths) / critic.padded
     print(
         f"{name:<22} {context.stats.original_tokens:>9,} tokens in {len(critic.lengths)} windows  "
         f"{whole:8.2f} s to the context  {context.stats.original_tokens / whole:>10,.0f} tokens/s  "
-        f"model {critic.seconds:8.2f} s  utilization {needed / critic.seconds / speed:6.1%}  peak {peak(device)}",
+        f"model {critic.seconds:8.2f} s  utilization {needed / critic.seconds / speed:6.1%}  padding {padding:.1%}  "
+        f"peak {peak(device)}",
         flush=True,
     )
 
@@ -185,19 +253,16 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[16_384])
     parser.add_argument("--window", type=int, default=8192)
-    parser.add_argument("--only", choices=("ours", "reference"))
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=["ours", "reference"])
     options = parser.parse_args()
     device = options.device
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     speed = product_speed(device, dtype)
     print(f"{device}, {dtype}, matrix product {speed / 1e12:.2f} TFLOP/s, {options.shape} shape", flush=True)
-    model = random_model(options.shape, device, dtype)
-    kinds: dict[str, Callable[..., TimedCritic]] = {"ours": TimedCritic, "reference": ReferenceProcedure}
-    for tokens, (name, kind) in itertools.product(options.tokens, kinds.items()):
-        if options.only in (None, name):
-            text = (_SENTENCE * (tokens // len(_SENTENCE) + 1))[:tokens]
-            critic = kind([model], byte_tokenizer(), window=options.window)
-            report(name if name == "ours" else "reference's procedure", critic, text, device, speed)
+    for tokens, kind in itertools.product(options.tokens, options.kinds):
+        text = (_SENTENCE * (tokens // len(_SENTENCE) + 1))[:tokens]
+        critic = KINDS[kind]([random_model(options.shape, device, dtype)], byte_tokenizer(), window=options.window)
+        report("reference's procedure" if kind == "reference" else kind, critic, text, device, speed)
 
 
 if __name__ == "__main__":

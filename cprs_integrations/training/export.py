@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -141,25 +142,51 @@ def load(checkpoint: Path, minilm: Path, separator: int | None) -> MiniModel:
     """
     model = MiniModel.from_minilm(minilm, separator)
     try:
-        if checkpoint.suffix == ".safetensors":
-            state = load_file(checkpoint)
-        else:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-        missing, unknown = model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
-    except (OSError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        missing, unknown = model.load_state_dict(_weights(checkpoint), strict=False)
+    except RuntimeError as error:
         raise ArgumentError(f"checkpoint: {checkpoint} cannot be read ({error})") from error
     if unknown or set(missing) - {_WORDS}:
         raise ArgumentError(f"checkpoint: {checkpoint} is of another model: {[*unknown, *missing]}")
     return model.eval()
 
 
-def keep(checkpoint: Path, minilm: Path, path: Path) -> None:
-    """Write a checkpoint that is worth keeping: half precision, without the embeddings of words, which never change."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    known = MiniModel.from_minilm(minilm, None).state_dict()[_WORDS]
-    if not torch.equal(state[_WORDS], known):
-        raise ArgumentError(f"checkpoint: {checkpoint} was trained with other embeddings of words than those in {minilm}")
-    save_file({name: value.half() for name, value in state.items() if name != _WORDS}, path)
+def keep(checkpoints: Sequence[Path], minilm: Path, path: Path) -> None:
+    """Write what is worth keeping: half precision, without the embeddings of words, which never change.
+
+    Args:
+        checkpoints: of runs, or such as this function wrote; of several the mean of their weights is kept, which has what
+            each has learned if one began with the other's (model soups, arXiv 2203.05482).
+        minilm: folder of all-MiniLM-L6-v2.
+        path: file to write.
+
+    Raises:
+        ArgumentError: one cannot be read, is of another model, or was trained with other embeddings of words.
+    """
+    known = MiniModel.from_minilm(minilm, None).state_dict()
+    states = [_weights(checkpoint) for checkpoint in checkpoints]
+    for checkpoint, state in zip(checkpoints, states, strict=True):
+        if not torch.equal(state.pop(_WORDS, known[_WORDS]), known[_WORDS]):
+            raise ArgumentError(f"checkpoint: {checkpoint} was trained with other embeddings of words than those in {minilm}")
+        wrong = [name for name, value in known.items() if name != _WORDS and _shape(state.get(name)) != value.shape]
+        if wrong or len(state) != len(known) - 1:
+            raise ArgumentError(f"checkpoint: {checkpoint} is of another model: {wrong or sorted(set(state) - set(known))}")
+    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    save_file({name: value.half() for name, value in mean.items()}, path)
+
+
+def _weights(checkpoint: Path) -> dict[str, Tensor]:
+    try:
+        if checkpoint.suffix == ".safetensors":
+            state = load_file(checkpoint)
+        else:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    except (OSError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ArgumentError(f"checkpoint: {checkpoint} cannot be read ({error})") from error
+    return {name: value.float() for name, value in state.items()}
+
+
+def _shape(value: Tensor | None) -> torch.Size | None:
+    return None if value is None else value.shape
 
 
 _WORDS = "encoder.embeddings.word_embeddings.weight"

@@ -1,8 +1,8 @@
 """From questions with marked evidence to a folder that `from_pretrained` loads: train, export, calibrate.
 
 `python -m cprs_integrations.training.pipeline --checkpoint runs/X/checkpoint.pt --data DIR` makes the critic that ships:
-it keeps the checkpoint in half precision (`KEPT`), exports it from there and calibrates it. Without a checkpoint the one that
-is kept is exported again: the files come out the same, bit for bit.
+it keeps the checkpoint in half precision (`KEPT`), exports it from there and calibrates it. Of several checkpoints it keeps
+the mean of the weights. Without any the one that is kept is exported again: the files come out the same, bit for bit.
 """
 
 import argparse
@@ -102,7 +102,10 @@ KEPT = Path(__file__).parent / "mini.safetensors"
 def main() -> None:
     """Make the critic that ships."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="of a run; default: the one that is kept")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", help="of a run; of several their mean; default: the one that is kept"
+    )
+    parser.add_argument("--keep", type=Path, default=KEPT, help="where checkpoints are kept; default: where the shipped one is")
     parser.add_argument("--data", type=Path, required=True, help="folder of training sets, to calibrate with")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="model folder; default: the one that ships")
     parser.add_argument("--float32", action="store_true", help="do not quantize: to see what int8 loses, with --out")
@@ -110,8 +113,8 @@ def main() -> None:
     if options.float32 and options.out == SHIPPED:
         parser.error("--float32 needs --out: what ships is int8")
     if options.checkpoint:
-        keep(options.checkpoint, minilm_folder(), KEPT)
-    sys.stdout.write(finish(KEPT, options.data, options.out, READ, is_quantized=not options.float32))
+        keep(options.checkpoint, minilm_folder(), options.keep)
+    sys.stdout.write(finish(options.keep, options.data, options.out, READ, is_quantized=not options.float32))
 
 
 if __name__ == "__main__":

@@ -39,10 +39,11 @@ def test_hidden_states_logits_and_tags_are_those_of_the_reference(tensors, model
     assert difference(words, golden["lm_logits"], valid[:, golden["lm_positions"]]) < 1e-3
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("model", MODELS)
-def test_losses_and_gradients_are_those_of_the_reference(tensors, read, models, model):
+def test_losses_and_gradients_are_those_of_the_reference(tensors, read, models, model, implementation):
     golden = tensors(model)
-    critic = models(model, "eager")
+    critic = models(model, implementation)
     kept = critic.config.to_dict()
     seen = {"losses": 0, "norms": 0}
     for record in read(f"forward_{model}")["losses"]:

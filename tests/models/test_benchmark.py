@@ -1,9 +1,14 @@
 """The benchmark of QwenLong-CPRS, at a small shape: no GPU is needed to see that it runs."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from cprs_integrations import CPRSEngine
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "qwenlong.py"
 
@@ -19,3 +24,18 @@ def test_it_measures_ours_and_the_procedure_of_the_reference():
     assert read[0] == read[1]
     assert int(read[0][0][0]) == 500
     assert all(float(re.findall(r"([\d.]+)%", row)[0]) > 0 for row in rows)
+
+
+def test_reading_the_prompt_once_changes_nothing():
+    spec = importlib.util.spec_from_file_location("qwenlong_benchmark", SCRIPT)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    text = benchmark._SENTENCE * 9  # the last window is shorter, so its batch is padded
+    found = []
+    for kind in ("ours", "prompt-once"):
+        model = benchmark.random_model("small", "cpu", benchmark.torch.float32)
+        engine = CPRSEngine(critic=benchmark.KINDS[kind]([model], benchmark.byte_tokenizer(), window=512))
+        found.append(engine.score(text, benchmark.QUERY, instruction=benchmark.INSTRUCTION).scores)
+    assert len(found[0]) == 9
+    assert np.ptp(found[0]) > 1e-3
+    np.testing.assert_allclose(*found, atol=1e-5)

@@ -442,7 +442,7 @@ def test_the_recipes_of_the_project_can_be_read():
 
 def test_a_checkpoint_is_kept_in_half_precision_without_the_words(run, tokenizer, tmp_path):
     _, out, trained = run
-    keep(out / "checkpoint.pt", MINILM, tmp_path / "kept.safetensors")
+    keep([out / "checkpoint.pt"], MINILM, tmp_path / "kept.safetensors")
     assert (tmp_path / "kept.safetensors").stat().st_size < 23_000_000
     again = load(tmp_path / "kept.safetensors", MINILM, tokenizer.token_to_id("[SEP]"))
     for (name, first), second in zip(trained.state_dict().items(), again.state_dict().values(), strict=True):
@@ -450,6 +450,30 @@ def test_a_checkpoint_is_kept_in_half_precision_without_the_words(run, tokenizer
     for name in ("nothing.pt", "nothing.safetensors"):
         with pytest.raises(ArgumentError, match="cannot be read"):
             load(tmp_path / name, MINILM, None)
+
+
+def test_of_several_checkpoints_the_mean_is_kept(run, tokenizer, tmp_path):
+    _, out, trained = run
+    keep([KEPT, out / "checkpoint.pt"], MINILM, tmp_path / "mean.safetensors")
+    separator = tokenizer.token_to_id("[SEP]")
+    shipped, mean = (load(path, MINILM, separator).state_dict() for path in (KEPT, tmp_path / "mean.safetensors"))
+    for name, weights in trained.state_dict().items():
+        assert torch.allclose(mean[name], (weights + shipped[name]) / 2, rtol=1e-3, atol=1e-6), name
+
+
+def test_a_checkpoint_of_another_model_is_not_kept(run, tmp_path):
+    _, out, trained = run
+    state, words = trained.state_dict(), "encoder.embeddings.word_embeddings.weight"
+    changes = {
+        "other embeddings": {words: state[words] + 1},
+        "another model.*sentences.weight": {"sentences.weight": state["sentences.weight"][:, :5].clone()},
+        "another model.*more": {"more": torch.zeros(3)},
+    }
+    for message, change in changes.items():
+        torch.save({"model": state | change}, tmp_path / "other.pt")
+        with pytest.raises(ArgumentError, match=message):
+            keep([out / "checkpoint.pt", tmp_path / "other.pt"], MINILM, tmp_path / "kept.safetensors")
+    assert not (tmp_path / "kept.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
