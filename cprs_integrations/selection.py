@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -217,16 +217,16 @@ def _cut(
     by_words = [*(start + word.start() for word in _WORD.finditer(text)), end]
     by_tokens = [*np.unique(look(start, end).starts).tolist(), end]
     finer = ([*coarse, by_clauses, by_words], [by_tokens])
-    return any(_cut_at(context, budget, kept, unit, closeup, kinds, least) for kinds in finer)
+    return any(
+        _cut_at(budget, kept, unit, [_Borders.of(context, points, closeup) for points in kinds], least) for kinds in finer
+    )
 
 
-def _cut_at(
-    context: LongContext, budget: "_Budget", kept: "_Kept", unit: Span, closeup: Closeup, kinds: list[list[int]], least: int
-) -> bool:
+def _cut_at(budget: "_Budget", kept: "_Kept", unit: Span, kinds: "list[_Borders]", least: int) -> bool:
     """Keep the best stretch between the borders of one of some kinds, the coarsest first."""
     limit = min(unit.end - unit.start - 1, budget.characters_left(kept))
     while limit >= least:
-        stretches = (_best_stretch(context, points, limit, closeup) for points in kinds)
+        stretches = (borders.best_stretch(limit) for borders in kinds)
         found = [stretch for stretch in stretches if stretch is not None and stretch[2] - stretch[1] >= least]
         if not found:
             return False
@@ -238,25 +238,36 @@ def _cut_at(
     return False
 
 
-def _best_stretch(context: LongContext, points: list[int], limit: int, closeup: Closeup) -> tuple[float, int, int] | None:
-    """Of the stretches from point to point, at most `limit` characters long, the one worth most: `worth, start, end`."""
-    sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
-    worth = sums[np.searchsorted(closeup.ends, points, side="right")]
-    best, high = None, 0
-    for low in range(len(points) - 1):
-        high = max(high, low)
-        while high + 1 < len(points) and _trimmed_end(context, points[low], points[high + 1]) - points[low] <= limit:
-            high += 1
-        stop = _trimmed_end(context, points[low], points[high]) if high > low else points[low]
-        if stop > points[low] and (best is None or worth[high] - worth[low] > best[0]):
-            best = (float(worth[high] - worth[low]), points[low], stop)
-    return best
+class _Borders(NamedTuple):
+    """Where a stretch may begin or end.
 
+    Attributes:
+        places: in the context, in order.
+        stops: where a stretch that ends there does so without the white space that closes it.
+        worth: of all tokens before.
+    """
 
-def _trimmed_end(context: LongContext, start: int, end: int) -> int:
-    """The end of a stretch without the white space that closes it."""
-    tail = context.slice(max(start, end - _MAX_GAP), end)
-    return end - (len(tail) - len(tail.rstrip()))
+    places: Places
+    stops: Places
+    worth: Floats
+
+    @classmethod
+    def of(cls, context: LongContext, places: list[int], closeup: Closeup) -> "_Borders":
+        sums = np.concatenate(([0.0], np.cumsum(closeup.keep, dtype=np.float64)))
+        text = context.slice(places[0], places[-1]) if len(places) > 1 else ""
+        ends = [place - places[0] for place in places]
+        stops = [places[0] + max(0, end - _MAX_GAP) + len(text[max(0, end - _MAX_GAP) : end].rstrip()) for end in ends]
+        return cls(np.array(places), np.array(stops), sums[np.searchsorted(closeup.ends, places, side="right")])
+
+    def best_stretch(self, limit: int) -> tuple[float, int, int] | None:
+        """Of the stretches from border to border, at most `limit` characters long, the one worth most: `worth, start, end`."""
+        if len(self.places) < 2:
+            return None
+        lows = np.arange(len(self.places) - 1)
+        highs = np.maximum(np.searchsorted(self.stops, self.places[:-1] + limit, side="right") - 1, lows)
+        worth = np.where(self.stops[highs] > self.places[:-1], self.worth[highs] - self.worth[lows], -1.0)
+        best = int(worth.argmax())
+        return None if worth[best] < 0 else (float(worth[best]), int(self.places[best]), int(self.stops[highs[best]]))
 
 
 class _Kept:

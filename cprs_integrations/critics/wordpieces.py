@@ -1,7 +1,8 @@
 """Tokenizing plain text at the speed of a dictionary: each distinct word is cut into word pieces once.
 
 What WordPiece makes of a word depends on that word alone, and a long context has few distinct ones. So text in ASCII is cut
-into words here, and only those not seen before go to the `tokenizers` library; all other text goes there whole.
+into words here, other text at its spaces, and only what was not seen before goes to the `tokenizers` library; text of long
+stretches without a space, such as Chinese, goes there whole.
 """
 
 import re
@@ -23,7 +24,10 @@ from cprs_integrations.windows import NO_TOKENS, Ints
 _MOST = 65_536  # words that are remembered
 _REMOVED = re.compile(r"[^\t\n\r -~]")  # control characters, which the library takes out of words, and all beyond ASCII
 _WORD = re.compile(r"[0-9a-z]+|[!-~]")
+_STRETCH = re.compile(r"[^ \t\n\r]+")
+_SPACELESS = re.compile(r"[^ \t\n\r]{41}")  # such stretches hardly come twice
 _SPACE, _PART, _SIGN = 0, 1, 2  # what a character is to a word: none, a part of it, or one by itself
+_SPACES = np.array([ord(c) for c in " \t\n\r"], dtype=np.uint32)
 _KINDS = np.array([_SPACE if chr(c) <= " " else _PART if chr(c).isalnum() else _SIGN for c in range(128)], dtype=np.uint8)
 
 
@@ -79,23 +83,32 @@ class WordPieces:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts one by one."""
-        foreign = [number for number, text in enumerate(texts) if _REMOVED.search(text)]
-        if not foreign:
-            return self._plain(texts)
-        if len(foreign) == len(texts):
-            return tokenize(self._tokenizer, texts)
-        is_plain = np.ones(len(texts), dtype=bool)
-        is_plain[foreign] = False
-        plain = self._plain([text for text, is_it in zip(texts, is_plain.tolist(), strict=True) if is_it])
-        return _woven(plain, tokenize(self._tokenizer, [texts[number] for number in foreign]), is_plain)
+        ways = (self._plain, self._spaced, self._whole)
+        kinds = np.fromiter(map(_kind, texts), np.intp, len(texts))
+        used = np.unique(kinds).tolist()
+        if len(used) < 2:
+            return ways[used[0] if used else 0](texts)
+        found = [ways[kind]([texts[place] for place in np.flatnonzero(kinds == kind).tolist()]) for kind in used]
+        return _woven(kinds, used, found)
+
+    def _whole(self, texts: Sequence[str]) -> Tokens:
+        return tokenize(self._tokenizer, texts)
 
     def _plain(self, texts: Sequence[str]) -> Tokens:
         text = "\n".join(texts).lower()
-        words = _WORD.findall(text)
         kinds = _KINDS[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
         begins = kinds != _SPACE
         begins[1:] &= (kinds[1:] == _SIGN) | (kinds[:-1] != _PART)
-        places = np.flatnonzero(begins)
+        return self._known(texts, _WORD.findall(text), np.flatnonzero(begins))
+
+    def _spaced(self, texts: Sequence[str]) -> Tokens:
+        text = "\n".join(texts)
+        begins = ~np.isin(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32), _SPACES)
+        begins[1:] &= ~begins[:-1]
+        return self._known(texts, _STRETCH.findall(text), np.flatnonzero(begins))
+
+    def _known(self, texts: Sequence[str], words: list[str], places: npt.NDArray[np.intp]) -> Tokens:
+        """The tokens of all words, which stand at these places of the texts, one break between two texts counted."""
         seen = self._with(words)
         numbers = np.fromiter(map(seen.numbers.__getitem__, words), np.int32, len(words))
         counts = seen.counts[numbers]
@@ -121,15 +134,18 @@ class WordPieces:
         return seen
 
 
-def _woven(plain: Tokens, foreign: Tokens, is_plain: npt.NDArray[np.bool_]) -> Tokens:
-    """Tokens of texts of two kinds, in the order of the texts."""
-    counts = np.empty(len(is_plain), dtype=np.int32)
-    counts[is_plain], counts[~is_plain] = plain.counts, foreign.counts
-    from_plain = np.repeat(is_plain, counts)
+def _kind(text: str) -> int:
+    return 0 if not _REMOVED.search(text) else 1 if not _SPACELESS.search(text) else 2
 
-    def weave(of_plain: Ints, of_foreign: Ints) -> Ints:
-        column = np.empty(len(from_plain), dtype=np.int32)
-        column[from_plain], column[~from_plain] = of_plain, of_foreign
-        return column
 
-    return Tokens(weave(plain.ids, foreign.ids), weave(plain.starts, foreign.starts), weave(plain.ends, foreign.ends), counts)
+def _woven(kinds: npt.NDArray[np.intp], used: Sequence[int], found: Sequence[Tokens]) -> Tokens:
+    """Tokens of texts of several kinds, in the order of the texts."""
+    counts = np.empty(len(kinds), dtype=np.int32)
+    for kind, tokens in zip(used, found, strict=True):
+        counts[kinds == kind] = tokens.counts
+    owners = np.repeat(kinds, counts)
+    ids, starts, ends = (np.empty(len(owners), dtype=np.int32) for _ in range(3))
+    for kind, tokens in zip(used, found, strict=True):
+        rows = owners == kind
+        ids[rows], starts[rows], ends[rows] = tokens.ids, tokens.starts, tokens.ends
+    return Tokens(ids, starts, ends, counts)

@@ -31,6 +31,8 @@ def assert_same(found, expected):
 @example(["", "a", "", " \t"])
 @example(["[SEP] [CLS] [UNK] ##ing", "word\x0bword", "a\x00b", "DELETE\x7f", "line\r\nbreak"])
 @example(["Zürich, naïve, 北京", "plain", "ﬁ İ ß"])
+@example(["ΟΔΟΣ ΑΣ. Σ", "e\u0301 \u0301x\u0323\u0307 y", "a\u00a0b c\u2028d\x85e\u3000f", "\u200bz \ufffd \x00 é"])
+@example(["\u00e9" * 41 + " a b", "é" * 40 + " a b", "plain"])
 @example(["x" * 101 + " y"])
 def test_every_text_is_tokenized_as_the_library_does(texts):
     assert_same(PIECES(texts), tokenize(TOKENIZER, texts))
