@@ -7,7 +7,7 @@ stretches without a space, such as Chinese, goes there whole.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from cprs_integrations.critics.base import Tokens
 from cprs_integrations.critics.tokenizing import tokenize
 from cprs_integrations.errors import ModelError
-from cprs_integrations.windows import NO_TOKENS, Ints
+from cprs_integrations.windows import Ints
 
 _MOST = 65_536  # words that are remembered
 _REMOVED = re.compile(r"[^\t\n\r -~]")  # control characters, which the library takes out of words, and all beyond ASCII
@@ -31,35 +31,42 @@ _SPACES = np.array([ord(c) for c in " \t\n\r"], dtype=np.uint32)
 _KINDS = np.array([_SPACE if chr(c) <= " " else _PART if chr(c).isalnum() else _SIGN for c in range(128)], dtype=np.uint8)
 
 
-class _Seen(NamedTuple):
-    """Words with their tokens. Never changed, so that threads need no lock: what is new makes another one.
+class _Seen:
+    """Words with their tokens. Only ever added to, so that who has found the number of a word reads its tokens without a lock.
 
     Attributes:
         numbers: the number of each word.
-        counts: the tokens of each word.
-        firsts: where they begin among those of all words.
-        tokens: ids, and places within the word.
+        words: how many tokens each word has, and where they begin among those of all words: [2, words], and room for more.
+        tokens: ids, and places within the word: [3, tokens], and room for more.
     """
 
-    numbers: dict[str, int]
-    counts: Ints
-    firsts: Ints
-    tokens: Tokens
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.words, self.tokens = np.empty((2, 1024), dtype=np.int32), np.empty((3, 1024), dtype=np.int32)
+        self._used = (0, 0)
 
-    def adding(self, words: Sequence[str], tokens: Tokens) -> "_Seen":
-        old = self.tokens
-        counts = np.concatenate((self.counts, tokens.counts))
-        joined = Tokens(
-            np.concatenate((old.ids, tokens.ids)),
-            np.concatenate((old.starts, tokens.starts)),
-            np.concatenate((old.ends, tokens.ends)),
-            counts,
-        )
-        numbers = self.numbers | {word: number for number, word in enumerate(words, len(self.numbers))}
-        return _Seen(numbers, counts, np.cumsum(counts, dtype=np.int32) - counts, joined)
+    def add(self, words: Sequence[str], tokens: Tokens) -> None:
+        """Add words with their tokens; another thread may have added some of them meanwhile."""
+        with _ADDING:
+            number, first = self._used
+            self.words = _added(self.words, number, (tokens.counts, np.cumsum(tokens.counts) - tokens.counts + first))
+            self.tokens = _added(self.tokens, first, (tokens.ids, tokens.starts, tokens.ends))
+            self._used = number + len(words), first + len(tokens.ids)
+            self.numbers.update(zip(words, range(number, number + len(words)), strict=True))
 
 
-_NOTHING = _Seen({}, NO_TOKENS, NO_TOKENS, Tokens(NO_TOKENS, NO_TOKENS, NO_TOKENS, NO_TOKENS))
+_ADDING = Lock()
+
+
+def _added(array: Ints, used: int, rows: Sequence[Ints]) -> Ints:
+    """The array with more columns, in the room that it has, or in a larger one: other threads may still read the old."""
+    needed = used + len(rows[0])
+    if needed > array.shape[1]:
+        larger = np.empty((len(array), max(needed, 2 * array.shape[1])), dtype=np.int32)
+        larger[:, :used] = array[:, :used]
+        array = larger
+    array[:, used:needed] = rows
+    return array
 
 
 class WordPieces:
@@ -79,17 +86,17 @@ class WordPieces:
             normalizer.lowercase and normalizer.clean_text
         ):
             raise ModelError("tokenizer.json: not lower-cased word pieces as all-MiniLM-L6-v2 has them; export the model again")
-        self._tokenizer, self._seen = tokenizer, _NOTHING
+        self._tokenizer, self._seen = tokenizer, _Seen()
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts one by one."""
         ways = (self._plain, self._spaced, self._whole)
-        kinds = np.fromiter(map(_kind, texts), np.intp, len(texts))
-        used = np.unique(kinds).tolist()
-        if len(used) < 2:
-            return ways[used[0] if used else 0](texts)
-        found = [ways[kind]([texts[place] for place in np.flatnonzero(kinds == kind).tolist()]) for kind in used]
-        return _woven(kinds, used, found)
+        kinds = [*map(_kind, texts)]
+        used = sorted(set(kinds)) or [0]
+        if len(used) == 1:
+            return ways[used[0]](texts)
+        found = [ways[kind]([text for text, its in zip(texts, kinds, strict=True) if its == kind]) for kind in used]
+        return _woven(np.array(kinds), used, found)
 
     def _whole(self, texts: Sequence[str]) -> Tokens:
         return tokenize(self._tokenizer, texts)
@@ -111,16 +118,16 @@ class WordPieces:
         """The tokens of all words, which stand at these places of the texts, one break between two texts counted."""
         seen = self._with(words)
         numbers = np.fromiter(map(seen.numbers.__getitem__, words), np.int32, len(words))
-        counts = seen.counts[numbers]
-        ends = np.cumsum(counts)
-        rows = np.arange(ends[-1] if len(ends) else 0) + np.repeat(seen.firsts[numbers] - (ends - counts), counts)
+        counts, firsts = seen.words[:, numbers]
+        sums = np.cumsum(counts)
+        rows = np.arange(sums[-1] if len(sums) else 0) + np.repeat(firsts - (sums - counts), counts)
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         opens = np.cumsum(sizes + 1) - (sizes + 1)
         of_word = np.searchsorted(opens, places, side="right") - 1
         shift = np.repeat(places - opens[of_word], counts).astype(np.int32)
-        tokens = seen.tokens
         per_text = np.bincount(of_word, counts, minlength=len(texts)).astype(np.int32)
-        return Tokens(tokens.ids[rows], tokens.starts[rows] + shift, tokens.ends[rows] + shift, per_text)
+        ids, starts, ends = seen.tokens[:, rows]
+        return Tokens(ids, starts + shift, ends + shift, per_text)
 
     def _with(self, words: Sequence[str]) -> _Seen:
         """Everything that is remembered, these words among it."""
@@ -129,8 +136,9 @@ class WordPieces:
         new = [word for word in distinct if word not in seen.numbers]
         if new:
             if len(seen.numbers) + len(new) > _MOST:
-                seen, new = _NOTHING, list(distinct)
-            self._seen = seen = seen.adding(new, tokenize(self._tokenizer, new))
+                self._seen = seen = _Seen()
+                new = list(distinct)
+            seen.add(new, tokenize(self._tokenizer, new))
         return seen
 
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -58,3 +60,12 @@ def test_a_tokenizer_of_another_kind_is_refused(normalizer, pre_tokenizer):
         other.normalizer = normalizer
     with pytest.raises(ModelError, match="lower-cased word pieces"):
         WordPieces(other)
+
+
+def test_threads_can_share_the_words_that_are_remembered():
+    texts = [[f"w{number * size}ord\u00e9 {number}th {'x' * size}" for number in range(200)] for size in range(1, 9)]
+    expected = [tokenize(TOKENIZER, part) for part in texts]
+    pieces = WordPieces(TOKENIZER)
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(pool.map(pieces, texts * 3), expected * 3, strict=True):
+            assert_same(found, wanted)
