@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ SHIPPED = Path(__file__).parent / "mini_model"
 FORMAT = 3  # of a model folder; counts what the network puts out and what config.json has
 _FILES = ("model.onnx", "tokenizer.json")
 _OUTPUTS = ("bioe", "kept", "words", "similar", "asked")
-_AHEAD = 4  # windows a thread that wait their turn, so that none is idle while the next are cut
+_AHEAD = 4  # windows a thread that are cut before they are scored, so that none is idle while the next are
 
 
 class MiniCritic(Sendable):
@@ -97,7 +98,12 @@ class MiniCritic(Sendable):
         return np.array(ids, dtype=np.int32)
 
     def score(self, windows: Iterable[Window]) -> Iterator[TokenScores]:
-        """Score windows in parallel, in order, reading only a few ahead."""
+        """Score windows in parallel, in order, reading only a few ahead; with one thread it is the caller's."""
+        if self.threads == 1:
+            waiting = iter(windows)
+            while ahead := list(islice(waiting, _AHEAD)):  # in turns: each finds its code and data in the processor's cache
+                yield from [self.score_window(window) for window in ahead]
+            return
         with ThreadPoolExecutor(self.threads, "cprs-mini") as pool:
             running: deque[Future[TokenScores]] = deque()
             try:
