@@ -26,10 +26,16 @@ from cprs_integrations.serving.schemas import CompressedOut, CompressRequest, Er
 from cprs_integrations.serving.service import Service, parsed
 from cprs_integrations.serving.settings import Settings
 
+_EVENT = {  # in OpenAPI 3.1 the schema of a stream is that of each event
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["progress", "result", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 _STREAM = {
-    "content": {
-        MEDIA_TYPE: {"schema": {"type": "string"}, "example": 'event: progress\ndata: {"characters": 1583, "of": 8700}\n\n'}
-    }
+    "content": {MEDIA_TYPE: {"schema": _EVENT, "example": 'event: progress\ndata: {"characters": 1583, "of": 8700}\n\n'}}
 }
 
 
