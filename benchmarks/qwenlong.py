@@ -146,7 +146,6 @@ class PromptOnce(TimedCritic):
     def __init__(self, models: list[QwenLongCPRSForTokenCritic], *arguments: Any, **options: Any) -> None:
         super().__init__(models, *arguments, **options)
         self.body = models[0].model
-        self.plain = self.body.forward
         self.body.forward = self._encode
         self.prompt = 0
 
@@ -253,6 +252,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[16_384])
     parser.add_argument("--window", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, help="of a batch; default: a window on a CPU, more on a GPU")
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=["ours", "reference"])
     options = parser.parse_args()
     device = options.device
@@ -261,7 +261,8 @@ def main() -> None:
     print(f"{device}, {dtype}, matrix product {speed / 1e12:.2f} TFLOP/s, {options.shape} shape", flush=True)
     for tokens, kind in itertools.product(options.tokens, options.kinds):
         text = (_SENTENCE * (tokens // len(_SENTENCE) + 1))[:tokens]
-        critic = KINDS[kind]([random_model(options.shape, device, dtype)], byte_tokenizer(), window=options.window)
+        sizes = {"window": options.window, "batch_tokens": options.batch_tokens}
+        critic = KINDS[kind]([random_model(options.shape, device, dtype)], byte_tokenizer(), **sizes)
         report("reference's procedure" if kind == "reference" else kind, critic, text, device, speed)
 
 

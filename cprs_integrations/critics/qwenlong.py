@@ -380,10 +380,14 @@ def _length(window: Window) -> int:
 
 
 def _batched(lengths: list[int], tokens: int) -> list[list[int]]:
-    """Group places of windows by like length, the longest first, so that no group is more than `tokens` with its padding."""
+    """Group places of windows by like length, the longest first, so that no group is more than `tokens` with its padding.
+
+    No window is padded by more than a quarter: a context's last one, which is short, is not read as if it were full.
+    """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
+        longest = lengths[batches[-1][0]] if batches else 0
+        if longest and longest * (len(batches[-1]) + 1) <= tokens and longest * 3 <= lengths[place] * 4:
             batches[-1].append(place)
         else:
             batches.append([place])

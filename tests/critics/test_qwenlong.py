@@ -273,7 +273,8 @@ class TestBatches:
             engine.compress(documents, QUESTION, max_ratio=0.4).documents for documents in LONG
         ]
 
-    def test_batches_hold_windows_of_like_length_within_their_budget(self):
+    @pytest.mark.parametrize("tokens", [1800, 8192])
+    def test_batches_hold_windows_of_like_length_within_their_budget(self, tokens):
         class Noting(type(tiny_model())):
             def forward(self, input_ids, **given):
                 shapes.append((tuple(input_ids.shape), int((input_ids != 0).sum())))
@@ -282,10 +283,11 @@ class TestBatches:
         shapes = []
         model = tiny_model()
         model.__class__ = Noting
-        list(critic_of(model, batch_tokens=900).score(windows_of(engine_of(), [(text, "x") for text in LONG * 4])))
+        list(critic_of(model, batch_tokens=tokens).score(windows_of(engine_of(), [(text, "x") for text in LONG * 4])))
         assert sum(rows for (rows, _), _ in shapes) == 20
         assert any(rows > 2 for (rows, _), _ in shapes)
-        assert all(rows == 1 or rows * length <= 900 for (rows, length), _ in shapes)
+        assert all(rows == 1 or rows * length <= tokens for (rows, length), _ in shapes)
+        assert all(read >= rows * length * 3 / 4 for (rows, length), read in shapes)
 
     @pytest.mark.parametrize("out_of_memory", [no_memory_on_a_gpu, no_memory_on_a_cpu])
     def test_out_of_memory_halves_the_batch_and_goes_on(self, out_of_memory):

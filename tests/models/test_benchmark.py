@@ -30,12 +30,14 @@ def test_reading_the_prompt_once_changes_nothing():
     spec = importlib.util.spec_from_file_location("qwenlong_benchmark", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    text = benchmark._SENTENCE * 9  # the last window is shorter, so its batch is padded
+    text = benchmark._SENTENCE * 9
     found = []
     for kind in ("ours", "prompt-once"):
         model = benchmark.random_model("small", "cpu", benchmark.torch.float32)
-        engine = CPRSEngine(critic=benchmark.KINDS[kind]([model], benchmark.byte_tokenizer(), window=512))
+        critic = benchmark.KINDS[kind]([model], benchmark.byte_tokenizer(), window=512, batch_tokens=4096)
+        engine = CPRSEngine(critic=critic)
         found.append(engine.score(text, benchmark.QUERY, instruction=benchmark.INSTRUCTION).scores)
+        assert sum(critic.lengths) < critic.padded  # windows of several lengths shared a batch
     assert len(found[0]) == 9
     assert np.ptp(found[0]) > 1e-3
     np.testing.assert_allclose(*found, atol=1e-5)
