@@ -24,10 +24,11 @@ from cprs_integrations.windows import Ints
 _MOST = 65_536  # words that are remembered
 _REMOVED = re.compile(r"[^\t\n\r -~]")  # control characters, which the library takes out of words, and all beyond ASCII
 _WORD = re.compile(r"[0-9a-z]+|[!-~]")
-_STRETCH = re.compile(r"[^ \t\n\r]+")
-_SPACELESS = re.compile(r"[^ \t\n\r]{41}")  # such stretches hardly come twice
+_BLANKS = " \t\n\r"
+_STRETCH = re.compile(f"[^{_BLANKS}]+")
+_SPACELESS = re.compile(f"[^{_BLANKS}]{{41}}")  # such stretches hardly come twice
 _SPACE, _PART, _SIGN = 0, 1, 2  # what a character is to a word: none, a part of it, or one by itself
-_SPACES = np.array([ord(c) for c in " \t\n\r"], dtype=np.uint32)
+_SPACES = np.array([*map(ord, _BLANKS)], dtype=np.uint32)
 _KINDS = np.array([_SPACE if chr(c) <= " " else _PART if chr(c).isalnum() else _SIGN for c in range(128)], dtype=np.uint8)
 
 

@@ -163,13 +163,14 @@ def keep(checkpoints: Sequence[Path], minilm: Path, path: Path) -> None:
         ArgumentError: one cannot be read, is of another model, or was trained with other embeddings of words.
     """
     known = MiniModel.from_minilm(minilm, None).state_dict()
+    embeddings = known.pop(_WORDS)
+    wanted = {name: value.shape for name, value in known.items()}
     states = [_weights(checkpoint) for checkpoint in checkpoints]
     for checkpoint, state in zip(checkpoints, states, strict=True):
-        if not torch.equal(state.pop(_WORDS, known[_WORDS]), known[_WORDS]):
+        if not torch.equal(state.pop(_WORDS, embeddings), embeddings):
             raise ArgumentError(f"checkpoint: {checkpoint} was trained with other embeddings of words than those in {minilm}")
-        wrong = [name for name, value in known.items() if name != _WORDS and _shape(state.get(name)) != value.shape]
-        if wrong or len(state) != len(known) - 1:
-            raise ArgumentError(f"checkpoint: {checkpoint} is of another model: {wrong or sorted(set(state) - set(known))}")
+        if wrong := {name for name, _ in {name: value.shape for name, value in state.items()}.items() ^ wanted.items()}:
+            raise ArgumentError(f"checkpoint: {checkpoint} is of another model: {sorted(wrong)}")
     mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
     save_file({name: value.half() for name, value in mean.items()}, path)
 
@@ -183,10 +184,6 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
     except (OSError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise ArgumentError(f"checkpoint: {checkpoint} cannot be read ({error})") from error
     return {name: value.float() for name, value in state.items()}
-
-
-def _shape(value: Tensor | None) -> torch.Size | None:
-    return None if value is None else value.shape
 
 
 _WORDS = "encoder.embeddings.word_embeddings.weight"

@@ -112,6 +112,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.float32 and options.out == SHIPPED:
         parser.error("--float32 needs --out: what ships is int8")
+    if (options.out == SHIPPED) != (options.keep == KEPT) and (options.checkpoint or options.out == SHIPPED):
+        parser.error("--out and --keep go together: the model that ships is that of the checkpoint that is kept")
     if options.checkpoint:
         keep(options.checkpoint, minilm_folder(), options.keep)
     sys.stdout.write(finish(options.keep, options.data, options.out, READ, is_quantized=not options.float32))

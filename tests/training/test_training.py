@@ -24,7 +24,7 @@ from cprs_integrations.training.calibrate import contexts
 from cprs_integrations.training.export import Outputs, export, keep, load, write_onnx
 from cprs_integrations.training.mini import Recipe, _rank_loss, collate, critic_loss, load_tokenizer, train
 from cprs_integrations.training.model import OUTSIDE, MiniModel, Readings
-from cprs_integrations.training.pipeline import KEPT, make, read_recipe
+from cprs_integrations.training.pipeline import KEPT, main, make, read_recipe
 from cprs_integrations.training.synthetic import plant
 from cprs_integrations.training.targets import IGNORED, encode
 from cprs_integrations.training.teacher import teach
@@ -450,6 +450,14 @@ def test_a_checkpoint_is_kept_in_half_precision_without_the_words(run, tokenizer
     for name in ("nothing.pt", "nothing.safetensors"):
         with pytest.raises(ArgumentError, match="cannot be read"):
             load(tmp_path / name, MINILM, None)
+
+
+@pytest.mark.parametrize("given", [["--checkpoint", "x.pt", "--out", "elsewhere"], ["--keep", "elsewhere"]])
+def test_the_kept_checkpoint_and_the_shipped_model_are_not_parted(given, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pipeline", "--data", "nowhere", *given])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--out and --keep go together" in capsys.readouterr().err
 
 
 def test_of_several_checkpoints_the_mean_is_kept(run, tokenizer, tmp_path):
