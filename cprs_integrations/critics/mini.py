@@ -98,10 +98,14 @@ class MiniCritic(Sendable):
         return np.array(ids, dtype=np.int32)
 
     def score(self, windows: Iterable[Window]) -> Iterator[TokenScores]:
-        """Score windows in parallel, in order, reading only a few ahead; with one thread it is the caller's."""
+        """Score windows in parallel, in order, reading only a few ahead; with one thread it is the caller's.
+
+        Windows are cut and answered several at a time: the network empties the processor's caches, and what comes after it
+        has to fill them again.
+        """
         if self.threads == 1:
             waiting = iter(windows)
-            while ahead := list(islice(waiting, _AHEAD)):  # in turns: each finds its code and data in the processor's cache
+            while ahead := list(islice(waiting, _AHEAD)):
                 yield from [self.score_window(window) for window in ahead]
             return
         with ThreadPoolExecutor(self.threads, "cprs-mini") as pool:
@@ -110,7 +114,9 @@ class MiniCritic(Sendable):
                 for window in windows:
                     running.append(pool.submit(self.score_window, window))
                     if len(running) >= _AHEAD * self.threads:
-                        yield running.popleft().result()
+                        half = len(running) // 2
+                        running[half - 1].result()
+                        yield from [running.popleft().result() for _ in range(half)]
                 while running:
                     yield running.popleft().result()
             finally:
