@@ -68,17 +68,21 @@ def _text(context: LongContext, starts: Places, unit: int) -> str:
 
 
 def _stands_in(context: LongContext, word: str) -> bool:
-    return any(next(_places(text, word), None) is not None for text in context.documents)
+    return any(_is_in(text, word) for text in context.documents)
 
 
 def _holding(context: LongContext, name: str, documents: Places, starts: Places) -> Places:
     """The units with a name, in themselves or in the title of their document."""
-    titled = [number for number, title in enumerate(context.titles) if next(_places(title, name), None) is not None]
-    places = [
-        base + place for base, text in zip(context.starts, context.documents, strict=False) for place in _places(text, name)
-    ]
-    inside = np.searchsorted(starts, np.array(places, dtype=np.int64), side="right") - 1
-    return np.union1d(inside[inside >= 0], np.flatnonzero(np.isin(documents, titled)))
+    pairs = zip(context.starts, context.documents, strict=False)
+    places = [base + place for base, text in pairs if name in text for place in _places(text, name)]
+    inside = np.unique(np.searchsorted(starts, np.array(places, dtype=np.int64), side="right") - 1)
+    titled = [number for number, title in enumerate(context.titles) if _is_in(title, name)]
+    found = inside[inside >= 0]
+    return np.union1d(found, np.flatnonzero(np.isin(documents, titled))) if titled else found
+
+
+def _is_in(text: str, word: str) -> bool:
+    return word in text and next(_places(text, word), None) is not None
 
 
 def _places(text: str, word: str) -> Iterator[int]:
