@@ -204,7 +204,8 @@ def show(phase: Phase) -> None:
 
 def show_probes(probes: dict[str, list[float]]) -> None:
     for path, seconds in probes.items():
-        print(f"{path}: {len(seconds)} times, {quantiles(seconds)}, longest {1000 * max(seconds):.1f} ms")
+        slow = sum(took > 0.1 for took in seconds)
+        print(f"{path}: {len(seconds)} times, {quantiles(seconds)}, longest {1000 * max(seconds):.1f} ms, {slow} over 100 ms")
 
 
 def quantiles(seconds: list[float]) -> str:
