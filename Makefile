@@ -4,6 +4,7 @@ BIN := .venv/bin
 HYPOTHESIS_PROFILE ?= ci
 DATA ?=
 GOLDENS ?=
+CLUSTER ?= tests/cluster
 ITEMS ?= 500
 SCREENSHOT ?=
 NOTEBOOKS ?=
@@ -39,7 +40,7 @@ browser-test: .venv/dev
 
 # critics, corpora and the served engine on a Ray cluster of their own, here
 cluster-test: .venv/dev
-	$(BIN)/python -m pytest tests/cluster -m cluster
+	$(BIN)/python -m pytest $(CLUSTER) -m cluster
 
 .venv/python:
 	$(PYTHON) -m venv .venv

@@ -89,6 +89,9 @@ class WordPieces:
             raise ModelError("tokenizer.json: not lower-cased word pieces as all-MiniLM-L6-v2 has them; export the model again")
         self._tokenizer, self._seen = tokenizer, _Seen()
 
+    def __reduce__(self) -> tuple[type["WordPieces"], tuple[Tokenizer]]:
+        return type(self), (self._tokenizer,)  # what is remembered stays: elsewhere it may arrive as memory for reading alone
+
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize texts one by one."""
         ways = (self._plain, self._spaced, self._whole)

@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 
@@ -96,6 +97,16 @@ def _texts_in_child(queue, engine):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_reader_is_sent_with_memory_that_cannot_be_written_and_encodes_as_before(engine):
+    engine.critic.encode(["Mount Everest is high."])
+    buffers = []
+    sent = pickle.dumps(engine.critic.reader(), protocol=5, buffer_callback=buffers.append)
+    reader = pickle.loads(sent, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    for text in ("Mount Everest is high.", "words that nobody asked it before: zyzzyva, Zürich, [SEP], 山"):
+        found, expected = reader.encode([text]), engine.critic.encode([text])
+        assert all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("ids", "starts", "ends", "counts"))
+
+
 def test_it_works_after_a_fork(engine):
     expected = engine.compress(CAPITALS, QUESTION, max_ratio=0.3).text
     context = multiprocessing.get_context("fork")
