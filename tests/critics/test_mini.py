@@ -104,7 +104,9 @@ def test_a_reader_is_sent_with_memory_that_cannot_be_written_and_encodes_as_befo
     reader = pickle.loads(sent, buffers=[bytes(buffer.raw()) for buffer in buffers])
     for text in ("Mount Everest is high.", "words that nobody asked it before: zyzzyva, Zürich, [SEP], 山"):
         found, expected = reader.encode([text]), engine.critic.encode([text])
-        assert all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("ids", "starts", "ends", "counts"))
+        assert all(
+            np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("ids", "starts", "ends", "counts")
+        )
 
 
 def test_it_works_after_a_fork(engine):
