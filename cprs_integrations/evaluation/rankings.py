@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,17 +33,25 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class _Piece:
+    document: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class _Ranking:
     item: Item
-    pieces: list[str]
+    pieces: list[_Piece]
     order: list[int]
     seconds: dict[str, float]
 
 
 class Ranked:
-    """Keeps the best pieces of an item, in the order of the text, a line break between two.
+    """Keeps the best pieces of an item, in the order of the text.
 
-    At least one piece is kept, even if it overshoots the budget; with `is_cut` the piece that no longer fits is cut to what
+    Between neighbours stands what stands between them in the document, so that what spans both is kept verbatim; elsewhere
+    a line break. At least one piece is kept, even if it overshoots the budget; with `is_cut` the piece that no longer fits is cut to what
     is left of it instead. The ranking of the last item is remembered: another budget does not rank again, and is
     told the seconds that the ranking took.
 
@@ -77,25 +85,46 @@ class Ranked:
 
     def _rank(self, item: Item) -> _Ranking:
         clock = Clock(self._model)
-        pairs = [(text[low:high], owner) for owner, text in enumerate(item.documents) for low, high in self._cutter(text)]
-        pieces, owners = [piece for piece, _ in pairs], [owner for _, owner in pairs]
+        pieces = [_Piece(number, low, high) for number, text in enumerate(item.documents) for low, high in self._cutter(text)]
+        texts, owners = [_text(piece, item) for piece in pieces], [piece.document for piece in pieces]
         seconds = {"segment": clock.seconds}
-        order = self._order(item.question, pieces, owners) if pieces else []
+        order = self._order(item.question, texts, owners) if pieces else []
         return _Ranking(item, pieces, order, {**seconds, "score": clock.seconds - seconds["segment"]})
 
     def _fill(self, ranking: _Ranking, budget: Budget, item: Item) -> str:
-        kept: dict[int, str] = {}
+        kept: list[_Piece] = []
         used, limit = 0, budget.limit(item)
         for place in ranking.order:
             piece = ranking.pieces[place]
-            size = budget.size(piece, self._count) + (budget.max_ratio is not None)
+            text = _text(piece, item)
+            size = budget.size(text, self._count) + (budget.max_ratio is not None)
             if (kept or self._is_cut) and used + size > limit:
                 if self._is_cut and limit > used:
-                    kept[place] = cut(piece, int(len(piece) * (limit - used) / size))
+                    length = len(cut(text, int(len(text) * (limit - used) / size)))
+                    kept.append(replace(piece, end=piece.start + length))
                 break
-            kept[place] = piece
+            kept.append(piece)
             used += size
-        return "\n".join(text for _, text in sorted(kept.items()) if text)
+        return _joined(kept, item)
+
+
+def _text(piece: _Piece, item: Item) -> str:
+    return item.documents[piece.document][piece.start : piece.end]
+
+
+def _joined(pieces: Sequence[_Piece], item: Item) -> str:
+    """The texts of some pieces in the order of the item, with the white space between neighbours as it is there."""
+    parts: list[str] = []
+    last: _Piece | None = None
+    for piece in sorted(pieces, key=lambda piece: (piece.document, piece.start)):
+        if piece.start == piece.end:
+            continue
+        if last is not None:
+            between = _text(_Piece(piece.document, last.end, piece.start), item)
+            parts.append("\n" if piece.document != last.document or between.strip() else between)
+        parts.append(_text(piece, item))
+        last = piece
+    return "".join(parts)
 
 
 def best_first(scorer: Scorer, query: str, pieces: list[str], owners: list[int]) -> list[int]:

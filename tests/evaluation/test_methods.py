@@ -94,6 +94,19 @@ def test_one_piece_is_kept_or_cut_to_fit():
     assert Ranked(order, count, is_cut=True)(ITEM, Budget(max_tokens=4)).text == "Paris is the"
 
 
+def test_neighbours_keep_what_stands_between_them():
+    texts = ("One is here. Two is there.\n\nThree is not. Four is.", "Five is alone.  \n Six is last.")
+    item = Item("?", texts, (), ())
+    everything = Ranked(lambda query, pieces, owners: list(range(len(pieces))), count)(item, Budget(1.0))
+    assert everything.text == "\n".join(texts)
+    some = Ranked(lambda query, pieces, owners: [3, 1, 2, 0], count)(item, Budget(0.8))
+    assert some.text == texts[0]
+    gap = Ranked(lambda query, pieces, owners: [0, 2, 3], count)(item, Budget(1.0))
+    assert gap.text == "One is here.\nThree is not. Four is."
+    cut = Ranked(lambda query, pieces, owners: [1, 0], count, is_cut=True)(item, Budget(max_tokens=6))
+    assert cut.text == "One is\nTwo is there."
+
+
 def test_chunks_have_600_tokens_and_all_of_them_is_embedded(tools):
     text = HAYSTACK.text(12_000, np.random.default_rng(0))
     chunks = list(tools.model.chunks(text, 600))
