@@ -1,6 +1,6 @@
 """The small critic against its goals, beside what a user could do instead.
 
-    python benchmarks/critic.py --data DIR [--items 500] [--only NAME ...] [--critic FOLDER] [--only-ours]
+    python benchmarks/critic.py --data DIR [--items 500] [--only NAME ...] [--critic FOLDER] [--methods NAME ...]
 
 DIR is a folder with eval/ and haystack/. Retention is the share of items of which an answer (or all evidence, or what share of
 it) is left in the kept text. The baselines may overshoot a ratio to keep one sentence; ours never does. A goal of "ahead" is
@@ -21,13 +21,13 @@ from cprs_integrations.critics.base import TokenScores
 from cprs_integrations.critics.mini import MiniCritic
 from cprs_integrations.evaluation.embeddings import MiniLM
 from cprs_integrations.evaluation.items import Budget, Item, Kept, Method
-from cprs_integrations.evaluation.methods import Ours, Tools, load_method
+from cprs_integrations.evaluation.methods import OURS, Ours, Tools, load_method
 from cprs_integrations.evaluation.rankings import by_scores
 from cprs_integrations.scored import Scored
 from cprs_integrations.training.wordings import JUDGE
 from cprs_integrations.windows import Window
 
-BASELINES = ("BM25", "MiniLM", "BM25+MiniLM", "llmslim", "EmbeddingsFilter")
+METHODS = (OURS, "BM25", "MiniLM", "BM25+MiniLM", "llmslim", "EmbeddingsFilter")
 
 
 def kept(method: Method, item: Item, ratio: float) -> str:
@@ -41,16 +41,18 @@ def judge(task: Goals, method: Method) -> list[float]:
     return [float(value) for value in np.mean(values, axis=0)]
 
 
-def report(task: Goals, engine: CPRSEngine, others: dict[str, Method]) -> Iterator[str]:
+def report(task: Goals, engine: CPRSEngine, baselines: dict[str, Method], has_ours: bool) -> Iterator[str]:
     """Yield the lines of a task: a ratio each."""
-    mine = judge(task, Ours(engine, task.instruction))
-    theirs = {name: judge(task, method) for name, method in others.items()}
+    ours = {OURS: judge(task, Ours(engine, task.instruction))} if has_ours else {}
+    theirs = {name: judge(task, method) for name, method in baselines.items()}
     for place, (ratio, goal) in enumerate(zip(task.ratios, task.goals, strict=True)):
-        best = max((found[place] for found in theirs.values()), default=0.0)
-        reached = mine[place] >= goal if goal is not None else mine[place] > best
-        wanted = f">= {goal:.3f}" if goal is not None else "ahead"
-        figures = "".join(f"{found[place]:>9.3f}" for found in (mine, *theirs.values()))
-        yield f"{task.name:<24}{len(task.items):>5}{ratio:>7.1%}{figures}  {wanted:<9} {'yes' if reached else 'no'}"
+        figures = "".join(f"{found[place]:>9.3f}" for found in (*ours.values(), *theirs.values()))
+        line = f"{task.name:<24}{len(task.items):>5}{ratio:>7.1%}{figures}"
+        if has_ours:
+            mine, best = ours[OURS][place], max((found[place] for found in theirs.values()), default=0.0)
+            reached = mine >= goal if goal is not None else mine > best
+            line += f"  {f'>= {goal:.3f}' if goal is not None else 'ahead':<9} {'yes' if reached else 'no'}"
+        yield line
 
 
 def default_threshold(engine: CPRSEngine, items: list[Item]) -> str:
@@ -142,18 +144,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="names of sets, or: default, wordings, cost")
     parser.add_argument("--critic", help="folder of a critic; default: the shipped one")
-    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, help="which ones; default: all")
     options = parser.parse_args()
     engine = CPRSEngine.from_pretrained(options.critic)
     tools = Tools(engine.count_tokens)
-    others = {} if options.only_ours else {name: load_method(name, tools) for name in BASELINES}
+    methods = [name for name in METHODS if name in options.methods]
+    baselines = {name: load_method(name, tools) for name in methods if name != OURS}
 
     def wanted(name: str) -> bool:
         return not options.only or any(name.startswith(start) for start in options.only)
 
-    print(f"{'set':<24}{'items':>5}{'kept':>7}{'cprs':>9}" + "".join(f"{name[:8]:>9}" for name in others) + "  goal")
+    print(f"{'set':<24}{'items':>5}{'kept':>7}" + "".join(f"{name[:8]:>9}" for name in methods) + "  goal")
     for task in all_goals(options.data, options.items, options.seed, wanted):
-        for line in report(task, engine, others):
+        for line in report(task, engine, baselines, OURS in methods):
             print(line, flush=True)
     questions = squad(options.data, options.items, options.seed)
     if wanted("default"):

@@ -51,8 +51,8 @@ class Ranked:
     """Keeps the best pieces of an item, in the order of the text.
 
     Between neighbours stands what stands between them in the document, so that what spans both is kept verbatim; elsewhere
-    a line break. At least one piece is kept, even if it overshoots the budget; with `is_cut` the piece that no longer fits is cut to what
-    is left of it instead. The ranking of the last item is remembered: another budget does not rank again, and is
+    a line break. At least one piece is kept, even if it overshoots the budget; with `is_cut` the piece that no longer fits is
+    cut to what is left of it instead. The ranking of the last item is remembered: another budget does not rank again, and is
     told the seconds that the ranking took.
 
     Args:
