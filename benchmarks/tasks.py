@@ -8,7 +8,7 @@ from pathlib import Path
 from cprs_integrations import CPRSEngine
 from cprs_integrations.evaluation.haystack import Haystack
 from cprs_integrations.evaluation.items import Item
-from cprs_integrations.evaluation.measures import all_kept, evidence_kept, matched
+from cprs_integrations.evaluation.measures import all_kept, evidence_kept, retention
 from cprs_integrations.evaluation.questions import alone, among_others, several
 from cprs_integrations.evaluation.tasks import load_task
 from cprs_integrations.examples import read_set
@@ -44,16 +44,16 @@ def all_goals(data: Path, count: int, seed: int, wanted: Callable[[str], bool] =
         tuple[str, Callable[..., list[Item]], Callable[[Item, str], float], tuple[float, ...], tuple[float | None, ...]]
     ]
     kinds = [
-        ("squad_v11_dev", among_others, matched, (0.10, 0.05, 0.025), (0.985, 0.96, 0.80)),
-        ("squad_v11_dev keywords", among_others, matched, (0.01,), (0.75,)),
+        ("squad_v11_dev", among_others, retention, (0.10, 0.05, 0.025), (0.985, 0.96, 0.80)),
+        ("squad_v11_dev keywords", among_others, retention, (0.01,), (0.75,)),
         ("hotpotqa_dev_sample", several, all_kept, (0.25, 0.15), (0.90, 0.75)),
-        ("squadshifts_heldout", among_others, matched, (0.10, 0.05), (None, None)),
-        ("covidqa_heldout", alone, matched, (0.10, 0.05), (None, None)),
+        ("squadshifts_heldout", among_others, retention, (0.10, 0.05), (None, None)),
+        ("covidqa_heldout", alone, retention, (0.10, 0.05), (None, None)),
         ("selqa_dev", among_others, evidence_kept, (0.10, 0.05), (None, None)),
         ("cuad_heldout", alone, evidence_kept, (0.10, 0.05), (None, None)),
         ("qmsum_val", alone, evidence_kept, (0.10, 0.05), (None, None)),
-        ("kv_75", alone, matched, (0.05,), (1.0,)),
-        ("xquad_zh", chinese, matched, (0.10, 0.05), (None, None)),
+        ("kv_75", alone, retention, (0.05,), (1.0,)),
+        ("xquad_zh", chinese, retention, (0.10, 0.05), (None, None)),
     ]
     for name, draw, judge, ratios, goals in kinds:
         if wanted(name):

@@ -34,8 +34,8 @@ def retention(item: Item, kept: str) -> float:
 
 
 def all_kept(item: Item, kept: str) -> float:
-    """Whether all evidence stands in the kept text."""
-    return float(all(excerpt.strip() in kept for excerpt in item.excerpts))
+    """Whether all evidence stands in the kept text; without any, nothing can."""
+    return float(bool(item.evidence) and all(excerpt.strip() in kept for excerpt in item.excerpts))
 
 
 def evidence_kept(item: Item, kept: str) -> float:

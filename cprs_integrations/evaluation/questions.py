@@ -46,7 +46,7 @@ def among_others(examples: Sequence[Example], count: int, seed: int, shortest: i
     items: list[Item] = []
     for index in rng.permutation(len(examples)):
         example, (marked,) = examples[index], examples[index].documents
-        answers = tuple(answer for answer in example.answers if len(answer) >= shortest)
+        answers = _long(example.answers, shortest)
         others = [
             text
             for text in texts[marked.title if by_title else ""]
@@ -76,12 +76,12 @@ def several(examples: Sequence[Example], count: int, seed: int) -> list[Item]:
 
 
 def alone(examples: Sequence[Example], count: int, seed: int) -> list[Item]:
-    """Draw questions with their one long text."""
+    """Draw questions with their one long text; where all answers are too short to tell, their evidence counts."""
     items = []
     for index in np.random.default_rng(seed).permutation(len(examples))[:count]:
         example, (marked,) = examples[index], examples[index].documents
         evidence = tuple((0, start, end) for start, end in _evidence(marked))
-        items.append(Item(example.question, (marked.text,), example.answers, evidence, any_answer=True))
+        items.append(Item(example.question, (marked.text,), _long(example.answers), evidence, any_answer=True))
     return items
 
 
@@ -144,8 +144,11 @@ class AtLength:
 def _standing(example: Example) -> tuple[str, ...]:
     """The answers that stand in the evidence's documents and are long enough to be told from chance."""
     texts = [marked.text.lower() for marked in example.documents if marked.evidence]
-    long = (answer for answer in example.answers if len(answer) >= _SHORTEST)
-    return tuple(answer for answer in long if any(answer.lower() in text for text in texts))
+    return tuple(answer for answer in _long(example.answers) if any(answer.lower() in text for text in texts))
+
+
+def _long(answers: Sequence[str], shortest: int = _SHORTEST) -> tuple[str, ...]:
+    return tuple(answer for answer in answers if len(answer) >= shortest)
 
 
 def _evidence(marked: Marked) -> list[tuple[int, int]]:
