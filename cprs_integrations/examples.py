@@ -91,10 +91,10 @@ def read_set(path: Path) -> list[Example]:
         ArgumentError: the file cannot be read, or a line of it is not as described above.
     """
     found = []
-    for number, item in enumerate(_read(path), 1):
+    for number, item in _numbered(path):
         try:
             example = _example(item, path.parent, set_name(path))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ArgumentError(f"{path}, line {number}: {type(error).__name__}: {error}") from error
         if example:
             found.append(example)
@@ -102,13 +102,13 @@ def read_set(path: Path) -> list[Example]:
 
 
 def read_haystack(folder: Path) -> list[str]:
-    """Read the texts of a folder: files `*.txt` and `*.md`, and the `text` of each line of files `*.jsonl.gz`.
+    """Read the texts of a folder and its folders: files `*.txt` and `*.md`, and the `text` of each line of `*.jsonl.gz`.
 
     Raises:
         ArgumentError: there is no such file, or one cannot be read.
     """
     texts: list[str] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         try:
             if path.suffix in _TEXT:
                 texts.append(path.read_text(encoding="utf-8"))
@@ -125,11 +125,19 @@ _DOCS: dict[Path, dict[str, str]] = {}
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
+    return (item for _, item in _numbered(path))
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each item of a file and the number of its line; blank lines are none."""
+    code = "utf-8-sig"  # editors of Windows begin files with a mark
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as lines:
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 try:
-                    yield json.loads(line)
+                    yield number, json.loads(line)
                 except ValueError as error:
                     raise ArgumentError(f"{path}, line {number}: not JSON: {error}") from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -150,22 +158,35 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
         return None
     if item.get("documents"):
         spans = {row["doc"]: tuple(map(tuple, row["spans"])) for row in item.get("evidence_docs") or ()}
+        if strange := spans.keys() - range(len(item["documents"])):
+            raise ValueError(f"evidence_docs: there is no document {min(strange)}")
         documents = tuple(
-            Marked(row["title"] or "", row["text"], evidence=spans.get(index, ()))
+            Marked(row["title"] or "", row["text"], evidence=_inside(row["text"], spans.get(index, ()), "evidence_docs"))
             for index, row in enumerate(item["documents"])
         )
         answers = _strings(item.get("answer_text"))
     else:
         if item.get("context") is None and item.get("context_id") is None:
             return None
-        places = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
-        marked = tuple(map(tuple, item.get("evidence") or ()))
         text = _context(item, folder, name)
+        for row in item["answers"]:
+            found = text[row["start"] : row["start"] + len(row["text"])]
+            if row["start"] < 0 or found != row["text"]:
+                raise ValueError(f"answers: at {row['start']} stands {found!r}, not {row['text']!r}")
+        places = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
+        marked = _inside(text, tuple(map(tuple, item.get("evidence") or ())), "evidence")
         documents = (Marked(item.get("title") or "", text, places, marked or places, is_marked=bool(marked)),)
         answers = tuple(row["text"] for row in item["answers"])
     if not any(document.evidence for document in documents):
         return None
     return Example(item["question"], documents, name, answers)
+
+
+def _inside(text: str, spans: Spans, name: str) -> Spans:
+    for start, end in spans:
+        if not 0 <= start < end <= len(text):
+            raise ValueError(f"{name}: [{start}, {end}] is no place in a text of {len(text)} characters")
+    return spans
 
 
 def _strings(value: str | list[str] | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from cprs_integrations.lines import abridge, line_starts, written_in_lines
 from cprs_integrations.result import BLANK_LINE, CompressedContext, CompressedDocument, LeftOut, Span
 from cprs_integrations.selection import Bounds
 
+_UNASKED = "nothing is asked: no message of the user, no wording among the arguments, and no instruction"
 _LONGEST_WORDING = 200  # characters of an argument that may be a wording; what is longer is a payload
 
 
@@ -78,11 +79,13 @@ class ToolOutputOptions(CPRSOptions):
         return sum(map(len, texts)) >= max(self.min_chars, 1)
 
     def shorten(self, texts: Sequence[str], query: str) -> Shortened:
-        """Shorten the texts of one output, which share one budget.
+        """Shorten the texts of one output, which share one budget. Where nothing is asked of them, they stay as they are.
 
         Raises:
             CPRSError: it failed, and `on_error` is "raise".
         """
+        if self._asks_nothing(query):
+            return self._unasked(texts)
         try:
             engine = self._engine()
             return self._fitted(texts, engine.compress(**self._request(texts, query)), engine)
@@ -91,12 +94,21 @@ class ToolOutputOptions(CPRSOptions):
 
     async def ashorten(self, texts: Sequence[str], query: str) -> Shortened:
         """`shorten` without holding the event loop."""
+        if self._asks_nothing(query):
+            return self._unasked(texts)
         try:
             engine = self._engine()
             compressed = await engine.acompress(**self._request(texts, query))
             return await asyncio.to_thread(self._fitted, texts, compressed, engine)
         except Exception as error:  # noqa: BLE001 - on_error decides
             return self._untouched(texts, error)
+
+    def _asks_nothing(self, query: str) -> bool:
+        return not query.strip() and not (self.instruction or "").strip()
+
+    def _unasked(self, texts: Sequence[str]) -> Shortened:
+        """No fault of the agent's run, so that `on_error` has no say: a call without arguments may be its first step."""
+        return Shortened(tuple(texts), passed_through(_UNASKED, "".join(texts)))
 
     def _untouched(self, texts: Sequence[str], error: Exception) -> Shortened:
         return Shortened(tuple(texts), passed_through(self._reason(error), "".join(texts)))

@@ -154,9 +154,11 @@ async def test_a_failure_is_raised_or_flagged_as_the_user_chose():
         assert await options.ashorten(["some", "text"], "q") == found
 
 
-def test_no_question_at_all_is_an_error_that_names_the_way_out():
-    with pytest.raises(CPRSError, match="say what to keep"):
-        shorten(["text"], query="", engine=HIT)
+def test_where_nothing_is_asked_all_stays_with_the_reason():
+    found = shorten(["text", "more"], query=" ", engine=HIT)
+    assert found.texts == ("text", "more")
+    assert (found.metadata["passthrough"], found.metadata["original_chars"]) == (True, 8)
+    assert found.metadata["reason"].startswith("nothing is asked")
     assert shorten(["refused text"], query="", engine=HIT, instruction="refusals").texts == ("refused text",)
 
 

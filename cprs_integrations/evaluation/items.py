@@ -77,7 +77,10 @@ class Budget:
         Bounds(max_ratio=self.max_ratio, max_tokens=self.max_tokens)
 
     def __str__(self) -> str:
-        return f"{self.max_ratio:.2%}" if self.max_ratio is not None else f"{self.max_tokens:,} tokens"
+        if self.max_ratio is None:
+            return f"{self.max_tokens:,} tokens"
+        short, exact = f"{100 * self.max_ratio:.2f}", f"{100 * self.max_ratio:.10g}"
+        return f"{short if float(short) == float(exact) else exact}%"
 
     def ratio(self, item: Item) -> float:
         """The budget as a share of an item."""

@@ -62,9 +62,17 @@ class Reader:
         found = self._ask(prompt)
         seconds = time.perf_counter() - began
         text = _text(found)
-        usage = getattr(found, "usage_metadata", None) or {}
-        prompt_tokens = usage.get("input_tokens") or self._count(prompt)
-        return Answer(text, prompt_tokens, usage.get("output_tokens") or self._count(text), seconds)
+        read, written = _usage(found)
+        return Answer(text, read or self._count(prompt), written or self._count(text), seconds)
+
+
+def _usage(found: Any) -> tuple[int | None, int | None]:
+    """Tokens read and written, where the answer says so: as LangChain's messages do, or as LlamaIndex's completions."""
+    usage = getattr(found, "usage_metadata", None)
+    if usage:
+        return usage.get("input_tokens"), usage.get("output_tokens")
+    more = getattr(found, "additional_kwargs", None) or {}
+    return more.get("prompt_tokens"), more.get("completion_tokens")
 
 
 def _text(found: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cprs_integrations.engine import CPRSEngine
-from cprs_integrations.errors import ArgumentError
+from cprs_integrations.errors import ArgumentError, require
 from cprs_integrations.evaluation import peers, rankings
 from cprs_integrations.evaluation.embeddings import MiniLM, VectorCache
 from cprs_integrations.evaluation.haystack import cut
@@ -112,7 +112,13 @@ def _truncation(tools: Tools, is_tail: bool) -> Method:
     return keep
 
 
+def _bm25(tools: Tools) -> Method:
+    require("rank_bm25", "bench")
+    return rankings.by_scores(rankings.bm25, tools.count)
+
+
 def _both(tools: Tools) -> Method:
+    require("rank_bm25", "bench")
     return rankings.by_scores(partial(rankings.both, tools.model.cosines), tools.count, tools.model)
 
 
@@ -121,7 +127,7 @@ METHODS: dict[str, Callable[[Tools], Method]] = {
     "head": partial(_truncation, is_tail=False),
     "tail": partial(_truncation, is_tail=True),
     "RAG": lambda tools: rankings.plain_rag(tools.model, tools.count),
-    "BM25": lambda tools: rankings.by_scores(rankings.bm25, tools.count),
+    "BM25": _bm25,
     "MiniLM": lambda tools: rankings.by_scores(tools.model.cosines, tools.count, tools.model),
     "BM25+MiniLM": _both,
     "EmbeddingsFilter": lambda tools: peers.embeddings_filter(tools.model, tools.count),
@@ -153,6 +159,8 @@ def load_method(name: str, tools: Tools) -> Method:
     if found is None:
         known = ", ".join((*METHODS, OURS))
         raise ArgumentError(f"methods: there is no {name!r}; there are {known}, cprs:CRITIC, or MODULE:NAME of a function")
+    if not callable(found):
+        raise ArgumentError(f"methods: {name} is no function but {found!r}")
     method: Method = found
     return method
 
@@ -179,6 +187,7 @@ def load_object(name: str, argument: str) -> Any:
         raise ArgumentError(f"{argument}: {module} cannot be imported: {error}") from error
 
 
-def default_names(critics: Sequence[str] = ()) -> list[str]:
-    """All methods, and ours with the critic that ships, or with those that are named."""
-    return [*METHODS, *(f"{OURS}:{critic}" for critic in critics)] if critics else [*METHODS, OURS]
+def names_of(chosen: Sequence[str] = (), critics: Sequence[str] = ()) -> list[str]:
+    """The chosen methods, or all; and ours with the critics that are named, or, where nothing is, the one that ships."""
+    ours = [f"{OURS}:{critic}" for critic in critics]
+    return list(dict.fromkeys([*(chosen or METHODS), *(ours if chosen or ours else [OURS])]))

@@ -53,6 +53,11 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return sorted(found, key=lambda name: (not _is_ours(name), -means[name], name))
 
 
+def _plain(name: str) -> str:
+    """A name of which matplotlib makes no formula."""
+    return name.replace("$", r"\$")
+
+
 def _is_ours(name: str) -> bool:
     return name.split(":")[0] == OURS
 
@@ -93,7 +98,7 @@ def _needles(rows: Sequence[Row]) -> tuple[Any, str] | None:
                 found = [row["retention"] for row in rows if (row["method"], row["length"], row["depth"]) == cell]
                 grid[y, x] = np.mean(found) if found else np.nan
         image = axis.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-        axis.set_title(name, fontsize=10)
+        axis.set_title(_plain(name), fontsize=10)
         axis.set_xticks(range(len(lengths)), [_short(length) for length in lengths])
         axis.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=7)
         axis.set(xlabel="tokens", ylabel="depth")
@@ -114,7 +119,7 @@ def _latency(rows: Sequence[Row]) -> tuple[Any, str] | None:
             np.mean([sum(row["seconds"].values()) for row in rows if (row["method"], row["length"]) == (name, length)])
             for length in lengths
         ]
-        axis.plot(lengths, np.maximum(means, 1e-5), label=name, **_style(number, name))
+        axis.plot(lengths, np.maximum(means, 1e-5), label=_plain(name), **_style(number, name))
     axis.set(xscale="log", yscale="log", xlabel="tokens of the context", ylabel="seconds")
     every = sorted({row["length"] for row in rows})
     axis.set_xticks(every, [_short(length) for length in every])
@@ -149,7 +154,7 @@ def _bars(rows: Sequence[Row], measure: str, title: str) -> tuple[Any, str] | No
             color = _OURS if _is_ours(name) else "#30638e"
             axis.barh(y, found.value, xerr=errors, color=color, ecolor="#222", height=0.7, capsize=2)
         axis.set(xlim=(0, 1.02), title=budget)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_yticks(range(len(names)), list(map(_plain, names)), fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes.flat[0].invert_yaxis()
     return figure, f"{title}, with 95 % intervals; a panel for each budget."
@@ -167,7 +172,7 @@ def _ratios(rows: Sequence[Row]) -> tuple[Any, str] | None:
             if found:
                 points.append((np.mean([row["kept_ratio"] for row in found]), np.mean([row["retention"] for row in found])))
         x, y = zip(*sorted(points), strict=True)
-        axis.plot(np.maximum(x, 1e-4), y, label=name, **_style(number, name))
+        axis.plot(np.maximum(x, 1e-4), y, label=_plain(name), **_style(number, name))
     axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="share of the context that is kept", ylabel="retention")
     axis.xaxis.set_major_locator(require("matplotlib.ticker", "bench").LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda share, _: f"{share:.3g}")

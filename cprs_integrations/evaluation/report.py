@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.measures import Mean, difference, mean
 from cprs_integrations.evaluation.methods import FULL, OURS
 from cprs_integrations.evaluation.plots import draw_all
-from cprs_integrations.evaluation.run import CONFIG, RESULTS, Row, read_results
+from cprs_integrations.evaluation.run import CONFIG, RESULTS, Row, read_results, read_settings
 
 _OVER = 1.01  # of a budget: more is over it
+_FEWEST = 5  # pairs from which an interval by bootstrap says something
 
 MARKDOWN, HTML, PLOTS = "report.md", "report.html", "plots"
 
@@ -59,9 +59,11 @@ def write_report(out: Path) -> tuple[Path, Path]:
         MissingExtraError: matplotlib is not installed.
     """
     rows = read_results(out / RESULTS)
-    if not rows:
+    if not rows and not (out / CONFIG).exists():
         raise ArgumentError(f"out: {out} has no results yet")
-    config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    config = read_settings(out)
+    if not rows:
+        raise ArgumentError("; ".join([f"out: {out} has no results yet", *map(": ".join, config["skipped"].items())]))
     pictures = [Picture(path, caption) for path, caption in draw_all(rows, out / PLOTS)]
     sections = list(_sections(rows, config, pictures))
     markdown, page = out / MARKDOWN, out / HTML
@@ -136,13 +138,16 @@ _TIME = (
     "took. Vectors that were in the cache count what computing them took, each sentence once. Memory is what the process took "
     "beyond what it held before, at most."
 )
-_ANSWERS = "What the LLM answers from the kept text: RULER's string match on its answer, the prompt's tokens, time and cost."
+_ANSWERS = (
+    "What the LLM answers from the kept text: RULER's string match on its answer, the prompt's tokens, time and cost. "
+    "Questions without known answers are not asked; calls that failed are in the notes, and are made again if the run goes on."
+)
 
 
 def _setting(rows: Sequence[Row], config: Row) -> Iterator[str | Table]:
     shown = {
-        "version": config["version"],
-        "machine": config["machine"],
+        "version": ", ".join(config["versions"]),
+        "machine": "; ".join(config["machines"]),
         "seed": config["seed"],
         "haystack": config["haystack"],
         "questions": config["data"] or "none",
@@ -206,6 +211,7 @@ def _paired_table(rows: Sequence[Row]) -> Table:
                 found = paired(rows, name, other, budget)
                 if found:
                     verdict = "ahead" if found.low > 0 else "behind" if found.high < 0 else "level"
+                    verdict = verdict if found.count >= _FEWEST else "too few"
                     figures = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
                     cells = [other, figures, verdict, sizes[budget, name], sizes[budget, other], str(found.count)]
                     body.append([budget, name, *cells])
@@ -274,13 +280,17 @@ def _named(pictures: Sequence[Picture], *names: str) -> list[Picture]:
 def _markdown(sections: Sequence[Section], out: Path) -> str:
     def show(part: str | Table | Picture) -> str:
         if isinstance(part, Table):
-            lines = [part.head, ["---"] * len(part.head), *([cell.replace("|", "\\|") for cell in row] for row in part.rows)]
-            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            lines = [part.head, ["---"] * len(part.head), *part.rows]
+            return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
         if isinstance(part, Picture):
             return f"![{part.caption}]({part.path.relative_to(out).as_posix()})\n\n*{part.caption}*"
         return part
 
     return _rendered(sections, "# Benchmark of context compression", lambda title: f"## {title}", show, "\n\n")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def _html(sections: Sequence[Section]) -> str:

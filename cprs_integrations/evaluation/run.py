@@ -1,12 +1,14 @@
 """The runner: every task at every length, by every method, within every budget; one line of JSON a result.
 
-A run that was stopped goes on where it was: what stands in results.jsonl is not done again. Items depend on the seed, the task,
-the length and their number alone, so a run can be widened (more items, lengths, methods, budgets) by running it again.
+A run that was stopped goes on where it was: what stands in results.jsonl is not done again, but for what failed. Items depend
+on the seed, the task, the length and their number alone, so a run can be widened (more items, lengths, methods, budgets) by
+running it again.
 """
 
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,8 +31,11 @@ from cprs_integrations.evaluation.tasks import Task
 RESULTS, CONFIG, CACHE = "results.jsonl", "run.json", "vectors.sqlite"
 _IDENTITY = ("seed", "haystack_digest", "depths", "window", "llm", "prices")
 """What cannot change within the results of one folder."""
-_LISTS = ("tasks", "lengths", "methods", "budgets")
+_LISTS = ("versions", "machines", "tasks", "lengths", "methods", "budgets")
 """What is added to, run by run."""
+_KEY = ("task", "length", "item", "method", "budget")
+"""What names a result."""
+_MEASURES = ("depth", "tokens", "retention", "evidence", "precision", "kept_ratio", "kept_tokens", "seconds", "peak_mb", "note")
 
 Row = dict[str, Any]
 
@@ -42,14 +47,15 @@ class Plan:
     Attributes:
         tasks: names (`tasks.load_task`); empty: all for which there is data.
         lengths: in tokens of the critic that ships.
-        methods: names (`methods.load_method`); empty: all that are installed.
+        methods: names (`methods.load_method`); empty: all that are installed, and ours with the critic that ships unless
+            `critics` has others.
         budgets: how much may be kept.
         items: of each task at each length; the grid of needles rounds up to all its depths.
         seed: decides what is drawn.
         depths: of the grid of needles.
         data: folder of questions (`cprs_integrations.examples`).
         haystack: folder of texts in which needles are hidden; None: CPython's own documents.
-        critics: of our method; empty: the one that ships.
+        critics: our method with each of these, besides `methods`.
         window: tokens that the LLM reads: the full context is cut to it; None: any number.
         prices: of a million tokens of prompts and of answers.
     """
@@ -118,27 +124,34 @@ def run(
     count = CPRSEngine.from_pretrained().count_tokens
     haystack = Haystack.of(plan.haystack)
     path = out / RESULTS
+    named = (llm_name or type(llm).__name__) if llm is not None else ""
     with closing(Tools(count, out / CACHE, plan.window)) as tools:
         ready = _ready(plan, haystack, tools, own_methods or {})
         reader = Reader(llm, count) if llm is not None else None
-        _note(plan, ready, haystack, (llm_name or type(llm).__name__) if llm is not None else "", out)
-        jobs = _jobs(plan, ready, {_key(row) for row in read_results(path)})
-        total = sum(len(job.cells) for job in jobs)
+        done = {_key(row) for row in read_results(path) if not row.get("failed")}
+        _note(plan, ready, haystack, named, out)
+        jobs = _jobs(plan, ready, done)
         with (
             path.open("a", encoding="utf-8") as lines,
-            tqdm(total=total, unit="result", desc="bench", disable=not show_progress) as bar,
+            tqdm(total=sum(len(job.cells) for job in jobs), unit="result", desc="bench", disable=not show_progress) as bar,
         ):
             for job in jobs:
                 bar.set_postfix_str(f"{job.task.name}, {job.length:,} tokens" if job.length else job.task.name)
-                for row in _rows(job, ready, plan, tools, reader):
+                try:
+                    item = job.task.item(job.number, job.length, plan.seed)
+                except ArgumentError as error:
+                    ready.skipped[f"{job.task.name}, {job.length:,} tokens, item {job.number}"] = str(error)
+                    continue
+                for row in _rows(job, item, ready, plan, tools, reader):
                     lines.write(json.dumps(row) + "\n")
                     lines.flush()
                     bar.update()
+        _note(plan, ready, haystack, named, out)
     return path
 
 
 def read_results(path: Path) -> list[Row]:
-    """Read results; a last line that was cut off is dropped from the file.
+    """Read results, of each the last; a last line that was cut off is dropped from the file.
 
     Raises:
         ArgumentError: another line is damaged.
@@ -150,13 +163,34 @@ def read_results(path: Path) -> list[Row]:
         data = data[: data.rfind(b"\n") + 1]
         with path.open("r+b") as file:
             file.truncate(len(data))
-    rows = []
-    for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+    rows: dict[tuple[Any, ...], Row] = {}
+    for number, line in enumerate(data.splitlines(), 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ArgumentError(f"{path}, line {number} is damaged; delete the line to have it done again") from error
-    return rows
+            row = json.loads(line)
+            if missing := [name for name in (*_KEY, *_MEASURES) if name not in row]:
+                raise ValueError(f"it has no {', '.join(missing)}")
+            rows.pop(_key(row), None)
+            rows[_key(row)] = row
+        except (ValueError, TypeError) as error:
+            way_out = "delete the line to have it done again"
+            raise ArgumentError(f"{path}, line {number} is damaged ({error}); {way_out}") from error
+    return list(rows.values())
+
+
+def read_settings(out: Path) -> Row:
+    """Read what was run.
+
+    Raises:
+        ArgumentError: it cannot be read.
+    """
+    path = out / CONFIG
+    try:
+        settings: Row = json.loads(path.read_bytes())
+        if missing := [name for name in (*_IDENTITY, *_LISTS, "questions", "items", "skipped") if name not in settings]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ArgumentError(f"out: {path} cannot be read ({error}); without it nobody knows what {RESULTS} holds") from error
+    return settings
 
 
 def _ready(plan: Plan, haystack: Haystack, tools: Tools, own: Mapping[str, Method]) -> _Ready:
@@ -171,7 +205,7 @@ def _ready(plan: Plan, haystack: Haystack, tools: Tools, own: Mapping[str, Metho
             if plan.tasks:
                 raise
             skipped[name] = str(error)
-    for name in plan.methods or methods.default_names(plan.critics):
+    for name in methods.names_of(plan.methods, plan.critics):
         try:
             ready[name] = methods.load_method(name, tools)
         except (ArgumentError, MissingExtraError) as error:
@@ -194,7 +228,7 @@ class _Job:
 def _jobs(plan: Plan, ready: _Ready, done: set[tuple[Any, ...]]) -> list[_Job]:
     jobs = []
     for task in ready.tasks.values():
-        for length in tasks.lengths_of(task, plan.lengths):
+        for length in dict.fromkeys(tasks.lengths_of(task, plan.lengths)):
             for number in task.numbers(plan.items):
                 cells = [
                     (name, budget)
@@ -207,13 +241,13 @@ def _jobs(plan: Plan, ready: _Ready, done: set[tuple[Any, ...]]) -> list[_Job]:
 
 
 def _cells(plan: Plan, ready: _Ready) -> Iterator[tuple[str, Budget]]:
+    budgets = list({str(budget): budget for budget in plan.budgets}.values())
     for name in ready.methods:
-        for budget in plan.budgets[:1] if name == FULL else plan.budgets:
+        for budget in budgets[:1] if name == FULL else budgets:
             yield name, budget
 
 
-def _rows(job: _Job, ready: _Ready, plan: Plan, tools: Tools, reader: Reader | None) -> Iterator[Row]:
-    item = job.task.item(job.number, job.length, plan.seed)
+def _rows(job: _Job, item: Item, ready: _Ready, plan: Plan, tools: Tools, reader: Reader | None) -> Iterator[Row]:
     head = {"task": job.task.name, "length": job.length, "item": job.number, "depth": item.depth, "tokens": item.tokens}
     for name, budget in job.cells:
         measured = _measure(ready.methods[name], item, budget, tools, reader, plan.prices)
@@ -225,7 +259,7 @@ def _budget_name(method: str, budget: Budget) -> str:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("task", "length", "item", "method", "budget"))
+    return tuple(row[name] for name in _KEY)
 
 
 def _measure(
@@ -234,14 +268,16 @@ def _measure(
     """One result: what a method keeps of an item, measured, and what an LLM makes of it."""
     began = time.perf_counter()
     memory = measures.PeakMemory()
+    failures = []
     try:
         with memory:
             found = method(item, budget)
-            if not isinstance(found, Kept | str):
-                raise TypeError(f"a method returns Kept or str, not {type(found).__name__}")
+            kept = found if isinstance(found, Kept) else Kept(found)
+            if not isinstance(kept.text, str):
+                raise TypeError(f"a method returns Kept or str, not {type(kept.text).__name__}")
     except Exception as error:  # noqa: BLE001 - of any package: it counts as nothing kept, and stands in the report
-        found = Kept("", note=f"failed: {type(error).__name__}: {error}"[:500])
-    kept = found if isinstance(found, Kept) else Kept(found)
+        kept = Kept("")
+        failures.append(_told("failed", error))
     seconds = {name: round(value, 6) for name, value in (kept.seconds or {"all": time.perf_counter() - began}).items()}
     row: Row = {
         "retention": measures.retention(item, kept.text),
@@ -251,25 +287,32 @@ def _measure(
         "kept_tokens": item.tokens if kept.text == item.text else tools.count(kept.text),
         "seconds": seconds,
         "peak_mb": round(memory.megabytes, 1),
-        "note": kept.note,
     }
-    if reader is not None:
-        answer = reader.answer(item, kept.text)
-        row |= {
-            "answer": answer.text,
-            "correct": measures.matched(item, answer.text),
-            "prompt_tokens": answer.prompt_tokens,
-            "answer_seconds": answer.seconds,
-            "cost": answer.cost(prices),
-        }
-    return row
+    if reader is not None and item.answers:
+        try:
+            answer = reader.answer(item, kept.text)
+        except Exception as error:  # noqa: BLE001 - of any LLM: one call that fails must not end a run of hours
+            failures.append(_told("llm failed", error))
+        else:
+            row |= {
+                "answer": answer.text,
+                "correct": measures.matched(item, answer.text),
+                "prompt_tokens": answer.prompt_tokens,
+                "answer_seconds": answer.seconds,
+                "cost": answer.cost(prices),
+            }
+    return {**row, "note": "; ".join(filter(None, [kept.note, *failures])), "failed": bool(failures)}
+
+
+def _told(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {error}"[:500]
 
 
 def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) -> None:
     """Write down what is run, and refuse to mix it with the results of something else."""
     config: Row = {
-        "version": version("cprs_integrations"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": [version("cprs_integrations")],
+        "machines": [f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"],
         "seed": plan.seed,
         "haystack": haystack.name,
         "haystack_digest": haystack.digest,
@@ -277,24 +320,40 @@ def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) ->
         "window": plan.window,
         "llm": llm,
         "data": str(plan.data) if plan.data else None,
+        "questions": {task.name: task.digest for task in ready.tasks.values() if task.digest},
         "tasks": list(ready.tasks),
         "lengths": list(plan.lengths),
         "methods": list(ready.methods),
         "budgets": [str(budget) for budget in plan.budgets],
         "items": plan.items,
         "prices": list(plan.prices),
+        "skipped": ready.skipped,
     }
-    path = out / CONFIG
-    if path.exists() and (out / RESULTS).exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        config["data"] = config["data"] or before["data"]
+    if (out / RESULTS).exists():
+        before = read_settings(out)
         other = [name for name in _IDENTITY if before[name] != config[name]]
-        if before["data"] not in (None, config["data"]):
-            other.append("data")
-        if other:
-            was = ", ".join(f"{name} {before[name]!r}, not {config[name]!r}" for name in other)
-            raise ArgumentError(f"out: {out} has another run ({was}); give another folder, or run it as it was")
+        was = [f"{name} {before[name]!r}, not {config[name]!r}" for name in other]
+        questions = before["questions"]
+        was += [
+            f"other questions of {name}" for name, found in config["questions"].items() if questions.get(name, found) != found
+        ]
+        if was:
+            raise ArgumentError(f"out: {out} has another run ({', '.join(was)}); give another folder, or run it as it was")
+        config["data"] = config["data"] or before["data"]
+        config["questions"] = {**questions, **config["questions"]}
         config |= {name: list(dict.fromkeys([*before[name], *config[name]])) for name in _LISTS}
         config["items"] = max(before["items"], config["items"])
-    config["skipped"] = {name: why for name, why in ready.skipped.items() if name not in config["tasks"] + config["methods"]}
-    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        skipped = {**before["skipped"], **ready.skipped}
+        config["skipped"] = {name: why for name, why in skipped.items() if name not in config["tasks"] + config["methods"]}
+    written = out / f"{CONFIG}.new"
+    written.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    written.replace(out / CONFIG)
+
+
+def _processor() -> str:
+    """What the processor is called, where the system tells."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,5 +1,6 @@
 """The tasks by their names, and where each gets its items."""
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation import needles, ruler
 from cprs_integrations.evaluation.haystack import Haystack, Rng
 from cprs_integrations.evaluation.items import Item
-from cprs_integrations.evaluation.questions import AtLength, as_they_are
-from cprs_integrations.examples import read_set, set_name
+from cprs_integrations.evaluation.questions import OTHERS, AtLength, as_they_are
+from cprs_integrations.examples import Example, read_set, set_name
 from cprs_integrations.selection import TokenCounter
 
 AS_IS = 0
@@ -34,6 +35,7 @@ class Task:
         is_sized: whether items are made at a length; else they are taken as they are.
         at_most: how many items there are.
         depths: the depths of a grid, one after another; empty: depth is left to chance.
+        digest: of the questions, where they come from a file.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     is_sized: bool = True
     at_most: int | None = None
     depths: tuple[float, ...] = ()
+    digest: str = ""
 
     def item(self, number: int, tokens: int, seed: int) -> Item:
         """The item of a number: the same for the same seed, whatever else is in the run."""
@@ -62,7 +65,10 @@ def sets(data: Path | None) -> dict[str, Path]:
     files = [path for path in sorted(folder.glob("*.jsonl*")) if re.search(r"(?<!\.docs)\.jsonl(\.gz)?$", path.name)]
     if not files:
         raise ArgumentError(f"data: {folder} has no files NAME.jsonl or NAME.jsonl.gz")
-    return {set_name(path): path for path in files}
+    found = {set_name(path): path for path in files}
+    if taken := sorted({*RULER, *LOOK_UPS, GRID} & found.keys()):
+        raise ArgumentError(f"data: {found[taken[0]]} has the name of a task that comes along; rename the file")
+    return found
 
 
 def default_names(data: Path | None) -> list[str]:
@@ -115,7 +121,16 @@ def load_task(
         if not examples:
             raise ArgumentError(f"{found[name]} has no question with answers or evidence")
         items = as_they_are(examples, len(examples), seed)
-        return Task(name, lambda n, *_: replace(items[n], tokens=count(items[n].text)), is_sized=False, at_most=len(items))
+        if not items:
+            raise ArgumentError(
+                f"{found[name]}: no item can be made of it: a short text stands among {OTHERS} others without its answer, so a "
+                f"set of short texts needs {OTHERS + 1} different ones at least"
+            )
+
+        def take(number: int, tokens: int, rng: Rng) -> Item:
+            return replace(items[number], tokens=count(items[number].text))
+
+        return Task(name, take, is_sized=False, at_most=len(items), digest=_digest(examples))
     known = ", ".join(default_names(data))
     raise ArgumentError(
         f"tasks: there is no {name!r}; there are {known}; more are the files NAME.jsonl(.gz) of a --data folder"
@@ -128,8 +143,15 @@ def _question_task(name: str, haystack: Haystack, count: TokenCounter, data: Pat
     if path is None:
         wanted = f"{pattern.pattern.split('(')[0]}*.jsonl or .jsonl.gz"
         raise ArgumentError(f"{name} asks {title}'s questions, which do not ship: give --data, a folder with {wanted}")
-    source = AtLength(read_set(path), haystack, count, seed)
-    return Task(name, source.item, at_most=len(source))
+    examples = read_set(path)
+    source = AtLength(examples, haystack, count, seed)
+    if not len(source):
+        raise ArgumentError(f"{path}: no question has an answer that stands in its evidence, as {name} needs")
+    return Task(name, source.item, at_most=len(source), digest=_digest(examples))
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    return hashlib.sha256(repr(examples).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def lengths_of(task: Task, lengths: Sequence[int]) -> Sequence[int]:

@@ -32,7 +32,8 @@ class CPRSToolOutputMiddleware(AgentMiddleware[Any, Any, Any]):
     becomes the same bytes: the prompt caches of providers stay valid.
 
     The output is left as it is when it is short, an error, a `Command`, of an excluded tool, or of a tool that answers the
-    user directly (`return_direct`); of a list of content blocks, those that are not plain text are.
+    user directly (`return_direct`), or when nothing is asked (no human message, no wordings among the arguments, and no
+    `instruction`); of a list of content blocks, those that are not plain text are.
 
     What was done stands in `response_metadata["cprs"]`. The original content is in `artifact`; if the tool has set an
     artifact of its own, that stays, and the original is in `response_metadata["cprs"]["original"]`: `original` finds it.

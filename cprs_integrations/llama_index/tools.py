@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llama_index.core.base.llms.types import ContentBlock, TextBlock
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field, TypeAdapter
 from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOutput, adapt_to_async_tool
 from llama_index.core.workflow import Context
 
@@ -21,29 +21,13 @@ class CompressedToolOutput(ToolOutput):
         original: the blocks as they were.
     """
 
-    _cprs: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _original: list[ContentBlock] = PrivateAttr(default_factory=list)
+    cprs: dict[str, Any] = Field(default_factory=dict)
+    original: list[ContentBlock] = Field(default_factory=list)
 
-    def __init__(self, output: ToolOutput, blocks: list[ContentBlock], cprs: dict[str, Any]) -> None:
-        super().__init__(
-            tool_name=output.tool_name,
-            blocks=blocks,
-            raw_input=output.raw_input,
-            raw_output=output.raw_output,
-            is_error=output.is_error,
-            exception=output.exception,
-        )
-        self._cprs, self._original = cprs, output.blocks
-
-    @property
-    def cprs(self) -> dict[str, Any]:
-        """What was done, as JSON."""
-        return self._cprs
-
-    @property
-    def original(self) -> list[ContentBlock]:
-        """The blocks as they were."""
-        return self._original
+    def __init__(self, *, cprs: dict[str, Any], original: list[ContentBlock], **fields: Any) -> None:
+        super().__init__(**fields)
+        # as they are, or as a dump has them: a saved run of an agent is read back
+        self.cprs, self.original = cprs, TypeAdapter(list[ContentBlock]).validate_python(original)
 
 
 class CompressedTool(FunctionTool):
@@ -105,7 +89,8 @@ def compressed_tool(tool: BaseTool | Callable[..., Any], **options: Any) -> Comp
 
     Whatever is written in lines (code, logs, tables) keeps whole lines, with a marker such as "[12 lines omitted (40-51)]"
     for each gap; prose keeps sentences. Short outputs, errors, and outputs that answer the user directly (`return_direct`) are
-    returned as they are; so are blocks that are no text. A shortened output is a `CompressedToolOutput`: `cprs` tells what was
+    returned as they are; so are blocks that are no text, and everything where nothing is asked (no message of the user, no
+    wordings among the arguments, and no `instruction`). A shortened output is a `CompressedToolOutput`: `cprs` tells what was
     done, `original` are the blocks as they were; `raw_output` is what the tool returned.
 
     ```python
@@ -140,4 +125,13 @@ def _replaced(output: ToolOutput, shortened: Shortened) -> ToolOutput:
             blocks.append(block.model_copy(update={"text": text}))
     if blocks == output.blocks and "passthrough" not in shortened.metadata:
         return output
-    return CompressedToolOutput(output, blocks, shortened.metadata)
+    return CompressedToolOutput(
+        tool_name=output.tool_name,
+        blocks=blocks,
+        raw_input=output.raw_input,
+        raw_output=output.raw_output,
+        is_error=output.is_error,
+        exception=output.exception,
+        cprs=shortened.metadata,
+        original=output.blocks,
+    )

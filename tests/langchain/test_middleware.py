@@ -230,6 +230,18 @@ async def test_what_is_not_to_be_shortened_is_left_as_it_is(make, options, is_as
 
 
 @BOTH
+async def test_where_nothing_is_asked_the_output_stays_and_says_why(is_async):
+    (message,) = await run([read_log], CPRSToolOutputMiddleware(engine=KNOWN), "read_log", asked=" ", is_async=is_async)
+    assert message.content == CPRSToolOutputMiddleware.original(message) == LOG
+    told = message.response_metadata["cprs"]
+    assert told["passthrough"] is True
+    assert told["reason"].startswith("nothing is asked: no message of the user")
+    told = CPRSToolOutputMiddleware(engine=KNOWN, instruction="Keep error 8812.")
+    (message,) = await run([read_log], told, "read_log", asked=" ", is_async=is_async)
+    assert message.content == SHORT
+
+
+@BOTH
 async def test_an_error_that_the_agent_tells_the_model_is_told_whole(is_async):
     def shout(about: str) -> str:
         """Shout."""

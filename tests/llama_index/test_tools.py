@@ -12,7 +12,7 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.schema import Document
 from llama_index.core.tools import BaseTool, FunctionTool, QueryEngineTool, RetrieverTool, ToolMetadata, ToolOutput
 from llama_index.core.tools.calling import acall_tool, call_tool
-from llama_index.core.workflow import Context
+from llama_index.core.workflow import Context, JsonSerializer, JsonPickleSerializer
 from log_file import ASKED, HIT, log_file
 from samples import ANSWER, CAPITALS, QUESTION
 
@@ -194,6 +194,25 @@ async def test_without_an_agent_the_arguments_are_the_query_sync_and_async():
         assert (output.content, output.cprs["query"]) == (SHORT, "a.log")
     for output in (call_tool(tool, {"path": "a.log"}), await acall_tool(tool, {"path": "a.log"})):
         assert (output.content, output.cprs["query"]) == (SHORT, "a.log")
+
+
+async def test_where_nothing_is_asked_the_output_stays_and_says_why():
+    tool = compressed_tool(read_log, engine=KNOWN)
+    for output in (tool(), await tool.acall()):
+        assert output.content == LOG
+        assert output.cprs["passthrough"] is True
+        assert output.cprs["reason"].startswith("nothing is asked")
+    assert compressed_tool(read_log, engine=KNOWN, instruction="Keep error 8812.")().content == SHORT
+
+
+async def test_a_saved_output_is_read_back():
+    output = compressed_tool(read_log, engine=KNOWN)("8812")
+    for saved in (JsonSerializer(), JsonPickleSerializer()):
+        found = saved.deserialize(saved.serialize(output))
+        assert isinstance(found, CompressedToolOutput)
+        assert (found.content, found.cprs, found.original) == (SHORT, output.cprs, [TextBlock(text=LOG)])
+        assert found.original == output.original
+    assert output.model_copy(update={"tool_name": "other"}).cprs == output.cprs
 
 
 async def test_tools_of_other_kinds_are_wrapped_too():
