@@ -12,7 +12,7 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.schema import Document
 from llama_index.core.tools import BaseTool, FunctionTool, QueryEngineTool, RetrieverTool, ToolMetadata, ToolOutput
 from llama_index.core.tools.calling import acall_tool, call_tool
-from llama_index.core.workflow import Context, JsonSerializer, JsonPickleSerializer
+from llama_index.core.workflow import Context, JsonPickleSerializer, JsonSerializer
 from log_file import ASKED, HIT, log_file
 from samples import ANSWER, CAPITALS, QUESTION
 
