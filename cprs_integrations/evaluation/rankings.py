@@ -1,9 +1,11 @@
 """Methods that cut documents into pieces, rank these, and keep the best: BM25, MiniLM, both, plain RAG."""
 
 import re
+from bisect import bisect, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return [(unit.start, unit.end) for unit in segment(text)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Piece:
     document: int
     start: int
@@ -92,39 +94,71 @@ class Ranked:
         return _Ranking(item, pieces, order, {**seconds, "score": clock.seconds - seconds["segment"]})
 
     def _fill(self, ranking: _Ranking, budget: Budget, item: Item) -> str:
-        kept: list[_Piece] = []
-        used, limit = 0, budget.limit(item)
+        kept = _Joined(item, budget, self._count)
         for place in ranking.order:
             piece = ranking.pieces[place]
-            text = _text(piece, item)
-            size = budget.size(text, self._count) + (budget.max_ratio is not None)
-            if (kept or self._is_cut) and used + size > limit:
-                if self._is_cut and limit > used:
-                    length = len(cut(text, int(len(text) * (limit - used) / size)))
-                    kept.append(replace(piece, end=piece.start + length))
+            size = kept.size_with(piece)
+            if (kept.pieces or self._is_cut) and size > kept.limit:
+                if self._is_cut:
+                    kept.add_beginning(piece)
                 break
-            kept.append(piece)
-            used += size
-        return _joined(kept, item)
+            kept.add(piece)
+        return kept.text
+
+
+class _Joined:
+    """Pieces that are kept, in the order of the item: between neighbours the white space that is there, else a line break.
+
+    What stands between two counts where a budget is a share of the characters; in one of tokens it is next to nothing.
+    """
+
+    def __init__(self, item: Item, budget: Budget, count: TokenCounter) -> None:
+        self._item, self._budget, self._count = item, budget, count
+        self.pieces: list[_Piece] = []
+        self.size, self.limit = 0, budget.limit(item)
+
+    def size_with(self, piece: _Piece) -> int:
+        """The size of all, if one more were kept."""
+        return self.size + self._budget.size(_text(piece, self._item), self._count) + self._gaps(piece)
+
+    def add(self, piece: _Piece) -> None:
+        """Keep one more."""
+        self.size = self.size_with(piece)
+        insort(self.pieces, piece)
+
+    def add_beginning(self, piece: _Piece) -> None:
+        """Keep as much of one more as fits."""
+        text = _text(piece, self._item)
+        room = self.limit - self.size - self._gaps(replace(piece, end=piece.start + 1))
+        share = room / self._budget.size(text, self._count)
+        length = len(cut(text, min(int(len(text) * share), len(text) - 1))) if share > 0 else 0
+        if length:
+            self.add(replace(piece, end=piece.start + length))
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        texts = (_text(piece, self._item) for piece in self.pieces)
+        return "".join(chain.from_iterable(zip_longest(texts, self._between(self.pieces), fillvalue="")))
+
+    def _gaps(self, piece: _Piece) -> int:
+        """What one more adds to what stands between pieces."""
+        if self._budget.max_ratio is None:
+            return 0
+        place = bisect(self.pieces, piece)
+        near = self.pieces[max(0, place - 1) : place + 1]
+        return len("".join(self._between(sorted([*near, piece])))) - len("".join(self._between(near)))
+
+    def _between(self, pieces: Sequence[_Piece]) -> list[str]:
+        gaps = []
+        for first, second in pairwise(pieces):
+            gap = self._item.documents[first.document][first.end : second.start]
+            gaps.append(gap if first.document == second.document and not gap.strip() else "\n")
+        return gaps
 
 
 def _text(piece: _Piece, item: Item) -> str:
     return item.documents[piece.document][piece.start : piece.end]
-
-
-def _joined(pieces: Sequence[_Piece], item: Item) -> str:
-    """The texts of some pieces in the order of the item, with the white space between neighbours as it is there."""
-    parts: list[str] = []
-    last: _Piece | None = None
-    for piece in sorted(pieces, key=lambda piece: (piece.document, piece.start)):
-        if piece.start == piece.end:
-            continue
-        if last is not None:
-            between = _text(_Piece(piece.document, last.end, piece.start), item)
-            parts.append("\n" if piece.document != last.document or between.strip() else between)
-        parts.append(_text(piece, item))
-        last = piece
-    return "".join(parts)
 
 
 def best_first(scorer: Scorer, query: str, pieces: list[str], owners: list[int]) -> list[int]:

@@ -3,6 +3,8 @@ import sys
 import numpy as np
 import pytest
 from benching import HAYSTACK, count, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samples import ANSWER, CAPITALS, QUESTION
 
 from cprs_integrations.errors import ArgumentError, MissingExtraError
@@ -105,14 +107,36 @@ def test_one_piece_is_kept_or_cut_to_fit():
 def test_neighbours_keep_what_stands_between_them():
     texts = ("One is here. Two is there.\n\nThree is not. Four is.", "Five is alone.  \n Six is last.")
     item = Item("?", texts, (), ())
-    everything = Ranked(lambda query, pieces, owners: list(range(len(pieces))), count)(item, Budget(1.0))
+    everything = Ranked(lambda query, pieces, owners: list(range(len(pieces))), count)(item, Budget(max_tokens=99))
     assert everything.text == "\n".join(texts)
-    some = Ranked(lambda query, pieces, owners: [3, 1, 2, 0], count)(item, Budget(0.8))
+    some = Ranked(lambda query, pieces, owners: [3, 1, 2, 0], count)(item, Budget(0.65))
     assert some.text == texts[0]
     gap = Ranked(lambda query, pieces, owners: [0, 2, 3], count)(item, Budget(1.0))
     assert gap.text == "One is here.\nThree is not. Four is."
     cut = Ranked(lambda query, pieces, owners: [1, 0], count, is_cut=True)(item, Budget(max_tokens=6))
     assert cut.text == "One is\nTwo is there."
+
+
+PARTS = st.sampled_from(
+    ["A cat sat.", "Rain fell!", "\u732b\u5750\u4e0b\u3002", " ", "  ", "\n", "\n\n", "\n\n        - one", "- two"]
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.lists(PARTS, max_size=12).map("".join), min_size=1, max_size=3), st.randoms(), st.floats(0.05, 1), st.booleans()
+)
+def test_a_ratio_counts_what_stands_between_pieces(texts, chance, ratio, is_cut):
+    item = Item("?", tuple(texts), (), ())
+    asked = []
+
+    def order(query, pieces, owners):
+        asked.extend(pieces)
+        return chance.sample(range(len(pieces)), len(pieces))
+
+    text = Ranked(order, count, is_cut=is_cut)(item, Budget(ratio)).text
+    assert len(text) <= ratio * item.characters or (text in asked and not is_cut)
+    assert all(any(line.strip() in source for source in texts) for line in text.split("\n"))
 
 
 def test_chunks_have_600_tokens_and_all_of_them_is_embedded(tools):
