@@ -2,7 +2,8 @@
 
 One item a line: `question`, `title`, and either `context` (or `context_id`, whose text stands in `NAME.docs.jsonl.gz`) with
 `answers [{text, start}]` and `evidence [[start, end], ...]`, or `documents [{title, text}]` with
-`evidence_docs [{doc, spans}]` and the strings that answer it in `answer_text`. Offsets are Python string offsets.
+`evidence_docs [{doc, spans}]` and the strings that answer it in `answer_text`. Offsets are Python string offsets. An item in
+which nothing is marked, no evidence and no answer's place, is left out: nothing could be learned from it, or judged.
 """
 
 import gzip
@@ -85,7 +86,7 @@ def set_name(path: Path) -> str:
 
 
 def read_set(path: Path) -> list[Example]:
-    """Read all items of one file, NAME.jsonl.gz or NAME.jsonl, that have evidence or answers.
+    """Read all items of one file, NAME.jsonl.gz or NAME.jsonl, in which evidence or answers are marked.
 
     Raises:
         ArgumentError: the file cannot be read, or a line of it is not as described above.
@@ -110,11 +111,11 @@ def read_haystack(folder: Path) -> list[str]:
     texts: list[str] = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         try:
-            if path.suffix in _TEXT:
+            if path.suffix in _TEXT and path.is_file():
                 texts.append(path.read_text(encoding="utf-8"))
             elif path.name.endswith(_SUFFIX):
                 texts.extend(str(row["text"]).replace("\r\n", "\n") for row in _read(path))
-        except (OSError, UnicodeDecodeError, KeyError) as error:
+        except (OSError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ArgumentError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not any(text.strip() for text in texts):
         raise ArgumentError(f"{folder} has no text: files .txt, .md, or .jsonl.gz with a `text` in each line")
@@ -146,7 +147,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _context(item: dict[str, Any], folder: Path, name: str) -> str:
     if item.get("context") is not None:
-        return str(item["context"])
+        return _text(item, "context")
     path = folder / f"{name}.docs.jsonl.gz"
     if path not in _DOCS:
         _DOCS[path] = {row["id"]: row["text"] for row in _read(path)}
@@ -157,11 +158,17 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
     if item.get("evidence_kind") == "section" and item.get("n_sections", 1) < 2:
         return None
     if item.get("documents"):
-        spans = {row["doc"]: tuple(map(tuple, row["spans"])) for row in item.get("evidence_docs") or ()}
-        if strange := spans.keys() - range(len(item["documents"])):
-            raise ValueError(f"evidence_docs: there is no document {min(strange)}")
+        spans: dict[int, Spans] = {}
+        for row in item.get("evidence_docs") or ():
+            spans[row["doc"]] = spans.get(row["doc"], ()) + tuple(map(tuple, row["spans"]))
+        if strange := [doc for doc in spans if doc not in range(len(item["documents"]))]:
+            raise ValueError(f"evidence_docs: there is no document {strange[0]!r}")
         documents = tuple(
-            Marked(row["title"] or "", row["text"], evidence=_inside(row["text"], spans.get(index, ()), "evidence_docs"))
+            Marked(
+                row.get("title") or "",
+                text := _text(row, "text"),
+                evidence=_inside(text, spans.get(index, ()), "evidence_docs"),
+            )
             for index, row in enumerate(item["documents"])
         )
         answers = _strings(item.get("answer_text"))
@@ -169,25 +176,35 @@ def _example(item: dict[str, Any], folder: Path, name: str) -> Example | None:
         if item.get("context") is None and item.get("context_id") is None:
             return None
         text = _context(item, folder, name)
-        for row in item["answers"]:
-            found = text[row["start"] : row["start"] + len(row["text"])]
-            if row["start"] < 0 or found != row["text"]:
-                raise ValueError(f"answers: at {row['start']} stands {found!r}, not {row['text']!r}")
-        places = tuple((row["start"], row["start"] + len(row["text"])) for row in item["answers"])
+        answers = tuple(_text(row, "text") for row in item.get("answers") or ())
+        places = tuple((row["start"], row["start"] + len(row["text"])) for row in item.get("answers") or ())
+        for (start, end), answer in zip(_inside(text, places, "answers"), answers, strict=True):
+            if text[start:end] != answer:
+                raise ValueError(f"answers: at {start} stands {text[start:end]!r}, not {answer!r}")
         marked = _inside(text, tuple(map(tuple, item.get("evidence") or ())), "evidence")
         documents = (Marked(item.get("title") or "", text, places, marked or places, is_marked=bool(marked)),)
-        answers = tuple(row["text"] for row in item["answers"])
     if not any(document.evidence for document in documents):
         return None
-    return Example(item["question"], documents, name, answers)
+    return Example(_text(item, "question"), documents, name, answers)
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    text = row[name]
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{name} must be a text that is not empty, not {text!r}")
+    text.encode("utf-8")  # half a character is none
+    return text
 
 
 def _inside(text: str, spans: Spans, name: str) -> Spans:
     for start, end in spans:
-        if not 0 <= start < end <= len(text):
-            raise ValueError(f"{name}: [{start}, {end}] is no place in a text of {len(text)} characters")
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+            raise ValueError(f"{name}: [{start!r}, {end!r}] is no place in a text of {len(text)} characters")
     return spans
 
 
 def _strings(value: str | list[str] | None) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value or ())
+    answers = (value,) if isinstance(value, str) else tuple(value or ())
+    if not all(isinstance(answer, str) and answer for answer in answers):
+        raise ValueError(f"answer_text must be a text or a list of texts, none of them empty, not {value!r}")
+    return answers

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from cprs_integrations.errors import require
+from cprs_integrations.errors import ArgumentError, require
 
 Vectors = npt.NDArray[np.float32]
 
@@ -30,11 +30,18 @@ class VectorCache:
 
     Args:
         path: of the SQLite file; None keeps them in memory.
+
+    Raises:
+        ArgumentError: the file is none of SQLite's.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._rows = sqlite3.connect(":memory:" if path is None else path)
-        self._rows.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB, seconds REAL)")
+        try:
+            self._rows.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB, seconds REAL)")
+        except sqlite3.DatabaseError as error:
+            self._rows.close()
+            raise ArgumentError(f"{path} is no file of vectors ({error}); delete it to have them computed again") from error
 
     def get(self, texts: Sequence[str]) -> dict[str, tuple[Vectors, float]]:
         """Those of some texts that are known."""

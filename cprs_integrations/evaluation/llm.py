@@ -46,6 +46,8 @@ class Reader:
     def __init__(self, model: Any, count: TokenCounter) -> None:
         self._count = count
         self._ask: Callable[[str], Any]
+        if isinstance(model, type):
+            raise ArgumentError(f"llm must be an object, not the class {model.__name__}: make one of it")
         if callable(getattr(model, "invoke", None)):
             self._ask = model.invoke
         elif callable(getattr(model, "complete", None)):
@@ -63,7 +65,7 @@ class Reader:
         seconds = time.perf_counter() - began
         text = _text(found)
         read, written = _usage(found)
-        return Answer(text, read or self._count(prompt), written or self._count(text), seconds)
+        return Answer(text, int(read or self._count(prompt)), int(written or self._count(text)), seconds)
 
 
 def _usage(found: Any) -> tuple[int | None, int | None]:

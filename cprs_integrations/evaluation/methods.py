@@ -1,5 +1,6 @@
 """The methods by their names: nothing, everything, the ends of a text, rankings, packages, and ours with any critic."""
 
+import hashlib
 import importlib
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.engine import CPRSEngine
 from cprs_integrations.errors import ArgumentError, require
 from cprs_integrations.evaluation import peers, rankings
@@ -172,6 +174,20 @@ def engine_of(critic: str | None) -> CPRSEngine:
     return CPRSEngine.from_pretrained(critic)
 
 
+def digest_of(method: str) -> str:
+    """What changes when our method has another critic, such as one trained anew into its folder; "" for other methods."""
+    if method != OURS and not method.startswith(f"{OURS}:"):
+        return ""
+    name = method.partition(":")[2]
+    folder = Path(name.removeprefix("reranker:")) if name else SHIPPED
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        # a critic's configuration holds the digests of its other files
+        content = path.read_bytes() if path.name == "config.json" else str(path.stat().st_size).encode()
+        digest.update(path.name.encode() + b"\0" + content)
+    return digest.hexdigest()[:16]
+
+
 def load_object(name: str, argument: str) -> Any:
     """What "MODULE:NAME" names, if it names anything.
 
@@ -183,8 +199,8 @@ def load_object(name: str, argument: str) -> Any:
         return None
     try:
         return getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ArgumentError(f"{argument}: {module} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        raise ArgumentError(f"{argument}: {module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def names_of(chosen: Sequence[str] = (), critics: Sequence[str] = ()) -> list[str]:

@@ -150,12 +150,14 @@ def _setting(rows: Sequence[Row], config: Row) -> Iterator[str | Table]:
         "machine": "; ".join(config["machines"]),
         "seed": config["seed"],
         "haystack": config["haystack"],
-        "questions": config["data"] or "none",
+        "questions": ", ".join(config["data"]) or "none",
         "tasks": ", ".join(config["tasks"]),
         "lengths": ", ".join(f"{length:,}" for length in config["lengths"]) + " tokens of the critic that ships",
         "budgets": ", ".join(config["budgets"]),
-        "items": f"{config['items']} a task and length; the grid of needles has {config['depths']} depths",
-        "full context": f"cut to the LLM's window of {config['window']:,} tokens" if config["window"] else "never cut",
+        "items": f"up to {config['items']} a task and length; the grid of needles has {config['depths']} depths",
+        "full context": f"cut to the LLM's window of {config['window']:,} tokens"
+        if config["window"] is not None
+        else "never cut",
         "LLM": config["llm"] or "none",
     }
     yield Table(["", ""], [[name, str(value)] for name, value in shown.items()])

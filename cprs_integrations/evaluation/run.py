@@ -31,8 +31,9 @@ from cprs_integrations.evaluation.tasks import Task
 RESULTS, CONFIG, CACHE = "results.jsonl", "run.json", "vectors.sqlite"
 _IDENTITY = ("seed", "haystack_digest", "depths", "window", "llm", "prices")
 """What cannot change within the results of one folder."""
-_LISTS = ("versions", "machines", "tasks", "lengths", "methods", "budgets")
-"""What is added to, run by run."""
+_LISTS = ("versions", "machines", "data", "tasks", "lengths", "methods", "budgets")
+_DIGESTS = ("questions", "critics")
+"""Both are added to, run by run; but what has a digest must not change."""
 _KEY = ("task", "length", "item", "method", "budget")
 """What names a result."""
 _MEASURES = ("depth", "tokens", "retention", "evidence", "precision", "kept_ratio", "kept_tokens", "seconds", "peak_mb", "note")
@@ -81,6 +82,10 @@ class Plan:
                 raise ArgumentError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
         if not self.lengths or min(self.lengths) < 1:
             raise ArgumentError(f"lengths must be numbers of tokens from 1, not {list(self.lengths)!r}")
+        if self.window is not None and self.window < 1:
+            raise ArgumentError(f"window must be a number of tokens from 1, not {self.window!r}")
+        if min(self.prices) < 0:
+            raise ArgumentError(f"prices must be numbers from 0, not {self.prices!r}")
         if not self.budgets:
             raise ArgumentError("budgets: give at least one")
 
@@ -128,9 +133,10 @@ def run(
     with closing(Tools(count, out / CACHE, plan.window)) as tools:
         ready = _ready(plan, haystack, tools, own_methods or {})
         reader = Reader(llm, count) if llm is not None else None
-        done = {_key(row) for row in read_results(path) if not row.get("failed")}
-        _note(plan, ready, haystack, named, out)
-        jobs = _jobs(plan, ready, done)
+        rows = read_results(path)
+        settings = _settings(plan, ready, haystack, named)
+        _note(settings, out, is_begun=bool(rows))
+        jobs = _jobs(plan, ready, {_key(row) for row in rows if not row.get("failed")})
         with (
             path.open("a", encoding="utf-8") as lines,
             tqdm(total=sum(len(job.cells) for job in jobs), unit="result", desc="bench", disable=not show_progress) as bar,
@@ -146,7 +152,7 @@ def run(
                     lines.write(json.dumps(row) + "\n")
                     lines.flush()
                     bar.update()
-        _note(plan, ready, haystack, named, out)
+        _note(settings, out, is_begun=True)
     return path
 
 
@@ -186,9 +192,11 @@ def read_settings(out: Path) -> Row:
     path = out / CONFIG
     try:
         settings: Row = json.loads(path.read_bytes())
-        if missing := [name for name in (*_IDENTITY, *_LISTS, "questions", "items", "skipped") if name not in settings]:
-            raise ValueError(f"it has no {', '.join(missing)}")
-    except (OSError, ValueError, TypeError) as error:
+        kinds = {"items": int, **dict.fromkeys(_LISTS, list), **dict.fromkeys((*_DIGESTS, "skipped"), dict)}
+        wrong = [name for name, kind in kinds.items() if not isinstance(settings[name], kind)]
+        if wrong := [*wrong, *(name for name in _IDENTITY if name not in settings)]:
+            raise ValueError(f"not as it was written: {', '.join(wrong)}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArgumentError(f"out: {path} cannot be read ({error}); without it nobody knows what {RESULTS} holds") from error
     return settings
 
@@ -272,9 +280,7 @@ def _measure(
     try:
         with memory:
             found = method(item, budget)
-            kept = found if isinstance(found, Kept) else Kept(found)
-            if not isinstance(kept.text, str):
-                raise TypeError(f"a method returns Kept or str, not {type(kept.text).__name__}")
+            kept = _checked(found)
     except Exception as error:  # noqa: BLE001 - of any package: it counts as nothing kept, and stands in the report
         kept = Kept("")
         failures.append(_told("failed", error))
@@ -304,13 +310,20 @@ def _measure(
     return {**row, "note": "; ".join(filter(None, [kept.note, *failures])), "failed": bool(failures)}
 
 
+def _checked(found: object) -> Kept:
+    """What a method returned, as JSON can hold it."""
+    kept = found if isinstance(found, Kept) else Kept(found)  # type: ignore[arg-type]
+    if not isinstance(kept.text, str):
+        raise TypeError(f"a method returns Kept or str, not {type(kept.text).__name__}")
+    return Kept(kept.text, {str(step): float(seconds) for step, seconds in dict(kept.seconds).items()}, str(kept.note))
+
+
 def _told(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {error}"[:500]
 
 
-def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) -> None:
-    """Write down what is run, and refuse to mix it with the results of something else."""
-    config: Row = {
+def _settings(plan: Plan, ready: _Ready, haystack: Haystack, llm: str) -> Row:
+    return {
         "versions": [version("cprs_integrations")],
         "machines": [f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"],
         "seed": plan.seed,
@@ -319,8 +332,9 @@ def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) ->
         "depths": plan.depths,
         "window": plan.window,
         "llm": llm,
-        "data": str(plan.data) if plan.data else None,
+        "data": [str(plan.data)] if plan.data else [],
         "questions": {task.name: task.digest for task in ready.tasks.values() if task.digest},
+        "critics": {name: digest for name in ready.methods if (digest := methods.digest_of(name))},
         "tasks": list(ready.tasks),
         "lengths": list(plan.lengths),
         "methods": list(ready.methods),
@@ -329,24 +343,28 @@ def _note(plan: Plan, ready: _Ready, haystack: Haystack, llm: str, out: Path) ->
         "prices": list(plan.prices),
         "skipped": ready.skipped,
     }
-    if (out / RESULTS).exists():
+
+
+def _note(settings: Row, out: Path, *, is_begun: bool) -> None:
+    """Write down what is run, and refuse to mix it with the results of something else."""
+    if is_begun:
         before = read_settings(out)
-        other = [name for name in _IDENTITY if before[name] != config[name]]
-        was = [f"{name} {before[name]!r}, not {config[name]!r}" for name in other]
-        questions = before["questions"]
-        was += [
-            f"other questions of {name}" for name, found in config["questions"].items() if questions.get(name, found) != found
-        ]
+        was = [f"{name} {before[name]!r}, not {settings[name]!r}" for name in _IDENTITY if before[name] != settings[name]]
+        for kind in _DIGESTS:
+            known = before[kind]
+            was += [f"other {kind}: {name}" for name, digest in settings[kind].items() if known.get(name, digest) != digest]
         if was:
             raise ArgumentError(f"out: {out} has another run ({', '.join(was)}); give another folder, or run it as it was")
-        config["data"] = config["data"] or before["data"]
-        config["questions"] = {**questions, **config["questions"]}
-        config |= {name: list(dict.fromkeys([*before[name], *config[name]])) for name in _LISTS}
-        config["items"] = max(before["items"], config["items"])
-        skipped = {**before["skipped"], **ready.skipped}
-        config["skipped"] = {name: why for name, why in skipped.items() if name not in config["tasks"] + config["methods"]}
+        settings = {**settings, **{kind: {**before[kind], **settings[kind]} for kind in _DIGESTS}}
+        settings |= {name: list(dict.fromkeys([*before[name], *settings[name]])) for name in _LISTS}
+        settings["items"] = max(before["items"], settings["items"])
+        settings["skipped"] = {
+            name: why
+            for name, why in {**before["skipped"], **settings["skipped"]}.items()
+            if name not in settings["tasks"] + settings["methods"]
+        }
     written = out / f"{CONFIG}.new"
-    written.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    written.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     written.replace(out / CONFIG)
 
 

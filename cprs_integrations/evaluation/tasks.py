@@ -65,7 +65,10 @@ def sets(data: Path | None) -> dict[str, Path]:
     files = [path for path in sorted(folder.glob("*.jsonl*")) if re.search(r"(?<!\.docs)\.jsonl(\.gz)?$", path.name)]
     if not files:
         raise ArgumentError(f"data: {folder} has no files NAME.jsonl or NAME.jsonl.gz")
-    found = {set_name(path): path for path in files}
+    found: dict[str, Path] = {}
+    for path in files:
+        if found.setdefault(set_name(path), path) != path:
+            raise ArgumentError(f"data: {path} has the name of {found[set_name(path)]}, too; keep one, or rename it")
     if taken := sorted({*RULER, *LOOK_UPS, GRID} & found.keys()):
         raise ArgumentError(f"data: {found[taken[0]]} has the name of a task that comes along; rename the file")
     return found
@@ -119,7 +122,7 @@ def load_task(
     if name in (found := sets(data)):
         examples = read_set(found[name])
         if not examples:
-            raise ArgumentError(f"{found[name]} has no question with answers or evidence")
+            raise ArgumentError(f"{found[name]} has no question with marked evidence or answers (`cprs_integrations.examples`)")
         items = as_they_are(examples, len(examples), seed)
         if not items:
             raise ArgumentError(

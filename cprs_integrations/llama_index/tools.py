@@ -24,10 +24,12 @@ class CompressedToolOutput(ToolOutput):
     cprs: dict[str, Any] = Field(default_factory=dict)
     original: list[ContentBlock] = Field(default_factory=list)
 
-    def __init__(self, *, cprs: dict[str, Any], original: list[ContentBlock], **fields: Any) -> None:
+    def __init__(
+        self, *, cprs: dict[str, Any] | None = None, original: list[ContentBlock] | None = None, **fields: Any
+    ) -> None:
         super().__init__(**fields)
         # as they are, or as a dump has them: a saved run of an agent is read back
-        self.cprs, self.original = cprs, TypeAdapter(list[ContentBlock]).validate_python(original)
+        self.cprs, self.original = cprs or {}, TypeAdapter(list[ContentBlock]).validate_python(original or [])
 
 
 class CompressedTool(FunctionTool):

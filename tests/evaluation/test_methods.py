@@ -185,12 +185,15 @@ def test_a_function_of_the_user_is_a_method(tmp_path, monkeypatch):
     [
         ("BM52", "there is no 'BM52'; there are full context, head"),
         ("no_such_module:keep", "no_such_module cannot be imported"),
+        ("broken_module:keep", "broken_module cannot be imported: ZeroDivisionError"),
         ("json:no_such_name", "there is no 'json:no_such_name'"),
         ("sys:maxsize", r"sys:maxsize is no function but \d+"),
         ("cprs:/nowhere", "no folder '/nowhere'"),
     ],
 )
-def test_what_is_no_method_is_refused(name, message):
+def test_what_is_no_method_is_refused(name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Exception, match=message) as caught:
         load_method(name, Tools(count))
     assert caught.type.__name__ in ("ArgumentError", "ModelError")

@@ -116,7 +116,10 @@ def test_the_tokens_that_a_model_reports_count():
     assert answer.cost((2.0, 5.0)) == 0.00205
 
 
-@pytest.mark.parametrize(("model", "message"), [(7, "llm must have invoke"), (lambda prompt: 7, "llm returned int")])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(7, "llm must have invoke"), (MockLLM, "not the class MockLLM"), (lambda prompt: 7, "llm returned int")],
+)
 def test_what_is_no_llm_is_refused(model, message):
     with pytest.raises(ArgumentError, match=message):
         Reader(model, len).answer(ITEM, "")

@@ -7,13 +7,15 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from benching import everything, nothing
 
+from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.items import Budget, Kept
 from cprs_integrations.evaluation.report import baselines, paired, write_report
-from cprs_integrations.evaluation.run import CONFIG, RESULTS, Plan, read_results, run
+from cprs_integrations.evaluation.run import CACHE, CONFIG, RESULTS, Plan, read_results, run
 
 SMALL = Plan(tasks=("passkey", "vt"), lengths=(400, 800), methods=("head",), budgets=(Budget(0.1), Budget(0.5)), items=2)
 OWN = {"nothing": nothing, "everything": everything}
@@ -131,9 +133,12 @@ def test_results_of_another_run_are_not_mixed(finished):
         run(Plan(**{**vars(SMALL), "seed": 1}), finished, own_methods=OWN)
 
 
-@pytest.mark.parametrize("settings", [None, "", "7", '{"seed": 0}', "\xff"])
+@pytest.mark.parametrize("settings", [None, "", "7", '{"seed": 0}', "\xff", "tasks", "questions", "items"])
 def test_results_without_their_settings_are_not_mixed_with_others(settings, finished, tmp_path):
     (tmp_path / RESULTS).write_bytes((finished / RESULTS).read_bytes())
+    whole = json.loads((finished / CONFIG).read_text())
+    if settings in whole:
+        settings = json.dumps({**whole, settings: None})
     if settings is not None:
         (tmp_path / CONFIG).write_text(settings, encoding="latin-1")
     with pytest.raises(ArgumentError, match=r"run\.json cannot be read"):
@@ -150,8 +155,34 @@ def test_results_of_other_questions_are_not_mixed_wherever_they_lie(questions, t
     assert path.read_text() == before
     first, *others = (folder / "squad_small.jsonl").read_text().split("\n")
     (folder / "squad_small.jsonl").write_text("\n".join([first.replace("Who is", "Who was"), *others]))
-    with pytest.raises(ArgumentError, match="other questions of squad_small, other questions of qa_1"):
+    with pytest.raises(ArgumentError, match="other questions: squad_small, other questions: qa_1"):
         run(Plan(**{**vars(plan), "data": folder}), out)
+
+
+def test_results_of_another_critic_are_not_mixed_though_its_folder_is_the_same(tmp_path):
+    folder, out = tmp_path / "critic", tmp_path / "out"
+    shutil.copytree(SHIPPED, folder)
+    plan = Plan(tasks=("vt",), lengths=(400,), methods=("cprs",), critics=(str(folder),), budgets=(Budget(0.1),), items=1)
+    path = run(plan, out)
+    assert [row["method"] for row in read_results(path)] == ["cprs", f"cprs:{folder}"]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "made": "again"}))
+    with pytest.raises(ArgumentError, match=f"other critics: cprs:{folder}"):
+        run(plan, out)
+    run(Plan(**{**vars(plan), "critics": ()}), out)
+
+
+def test_a_folder_without_a_result_is_free(tmp_path):
+    plan = Plan(tasks=("cwe",), lengths=(20,), methods=("head",), budgets=(Budget(0.1),), items=1)
+    run(plan, tmp_path)
+    run(Plan(**{**vars(plan), "seed": 1, "lengths": (1_200,)}), tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["seed"] == 1
+
+
+def test_a_cache_that_is_none_is_named(tmp_path):
+    (tmp_path / CACHE).write_text("no vectors, and long enough to be looked at: " * 100)
+    with pytest.raises(ArgumentError, match=r"vectors\.sqlite is no file of vectors .*delete it"):
+        run(SMALL, tmp_path)
 
 
 def test_a_method_that_fails_is_counted_named_and_tried_again(tmp_path):
@@ -163,17 +194,21 @@ def test_a_method_that_fails_is_counted_named_and_tried_again(tmp_path):
 
     plan = Plan(tasks=("passkey",), lengths=(400,), methods=("head",), budgets=(Budget(0.1),), items=1)
     own = {"fails": fails, "wrong": wrong, "none": lambda item, budget: Kept(None)}
+    own["odd"] = lambda item, budget: Kept("x", {1: np.float32(0.25)}, 7)
+    own["step"] = lambda item, budget: Kept("x", {"a": "x"})
     run(plan, tmp_path, own_methods=own)
     notes = {row["method"]: (row["retention"], row["note"]) for row in read_results(tmp_path / RESULTS)}
     assert notes["fails"] == (0, "failed: RuntimeError: no\nluck | here")
     assert notes["wrong"] == (0, "failed: TypeError: a method returns Kept or str, not int")
     assert notes["none"] == (0, "failed: TypeError: a method returns Kept or str, not NoneType")
+    assert notes["odd"] == (0, "7")
+    assert notes["step"] == (0, "failed: ValueError: could not convert string to float: 'x'")
     write_report(tmp_path)
     assert "| fails | failed: RuntimeError: no luck \\| here (1 results) |" in (tmp_path / "report.md").read_text()
     run(plan, tmp_path, own_methods={**own, "fails": everything})
-    rows = {row["method"]: (row["retention"], row["failed"]) for row in read_results(tmp_path / RESULTS)}
-    assert rows == {"head": (rows["head"][0], False), "fails": (1, False), "wrong": (0, True), "none": (0, True)}
-    assert (tmp_path / RESULTS).read_text().count("\n") == 4 + 3
+    failed = {row["method"]: row["failed"] for row in read_results(tmp_path / RESULTS)}
+    assert failed == {"head": False, "fails": False, "wrong": True, "none": True, "odd": False, "step": True}
+    assert (tmp_path / RESULTS).read_text().count("\n") == 6 + 4
 
 
 def test_an_llm_that_fails_is_asked_again_and_is_not_wrong(tmp_path):
@@ -239,7 +274,17 @@ def test_what_was_not_named_and_is_not_there_is_skipped_by_name(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"items": 0}, {"depths": 0}, {"seed": -1}, {"lengths": ()}, {"lengths": (0,)}, {"budgets": ()}]
+    "wrong",
+    [
+        {"window": 0},
+        {"prices": (-1.0, 0.0)},
+        {"items": 0},
+        {"depths": 0},
+        {"seed": -1},
+        {"lengths": ()},
+        {"lengths": (0,)},
+        {"budgets": ()},
+    ],
 )
 def test_a_plan_has_something_to_do(wrong):
     with pytest.raises(ArgumentError, match=next(iter(wrong))):

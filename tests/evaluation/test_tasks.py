@@ -16,6 +16,7 @@ from cprs_integrations.evaluation.items import TOLERANCE, Budget
 from cprs_integrations.evaluation.measures import evidence_kept, matched, precision, retention
 from cprs_integrations.evaluation.ruler import NEEDLES, NOISE
 from cprs_integrations.evaluation.tasks import load_task, sets
+from cprs_integrations.examples import read_set
 
 some = settings(max_examples=max(8, settings.default.max_examples // 40))
 lengths, seeds, numbers = st.integers(1_500, 6_000), st.integers(0, 2**32), st.integers(0, 10)
@@ -197,8 +198,8 @@ def test_a_longer_haystack_comes_again_in_another_order():
 
 def test_a_folder_of_texts_is_a_haystack(tmp_path):
     (tmp_path / "a.txt").write_text("One.\n\nTwo.")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "b.md").write_text("Three.")
+    (tmp_path / "more.txt").mkdir()
+    (tmp_path / "more.txt" / "b.md").write_text("Three.")
     (tmp_path / "c.csv").write_text("not,read")
     text = Haystack.of(tmp_path).text(100, np.random.default_rng(0))
     assert sorted(set(text.split("\n\n"))) == ["One.", "Three.", "Two."]
@@ -232,18 +233,41 @@ def line(**fields):
     ("fields", "message"),
     [
         ({"answers": [{"text": "Ada", "start": 4}]}, "answers: at 4 stands 'wro', not 'Ada'"),
-        ({"answers": [{"text": "t.", "start": -2}]}, "answers: at -2 stands"),
+        ({"answers": [{"text": "t.", "start": -2}]}, r"answers: \[-2, 0\] is no place"),
         ({"evidence": [[0, 99]]}, r"evidence: \[0, 99\] is no place in a text of 13 characters"),
         ({"evidence": [[3, 3]]}, r"evidence: \[3, 3\] is no place"),
         ({"documents": [{"title": "", "text": "a"}], "evidence_docs": [{"doc": 1, "spans": [[0, 1]]}]}, "no document 1"),
         ({"documents": [{"title": "", "text": "a"}], "evidence_docs": [{"doc": 0, "spans": [[0, 2]]}]}, "evidence_docs: "),
         ({"evidence": [[0]]}, "not enough values"),
+        ({"evidence": [[0.0, 3.0]]}, r"evidence: \[0\.0, 3\.0\] is no place"),
+        ({"answers": [{"text": "", "start": 0}]}, "text must be a text that is not empty, not ''"),
+        ({"question": None}, "question must be a text"),
+        ({"question": ""}, "question must be a text"),
+        ({"context": 7}, "context must be a text"),
+        ({"context": "Ada \ud800"}, "surrogates not allowed"),
+        ({"documents": [{"text": None}], "evidence_docs": []}, "text must be a text"),
+        ({"documents": [{"text": "a"}], "evidence_docs": [{"doc": "0", "spans": [[0, 1]]}]}, "no document '0'"),
+        ({"documents": [{"text": "a"}], "evidence_docs": [{"doc": 0, "spans": [[0, 1]]}], "answer_text": [42]}, "answer_text"),
     ],
 )
 def test_places_that_are_wrong_are_refused_with_their_line(fields, message, tmp_path):
     (tmp_path / "own.jsonl").write_text(f"{line()}\n\n{line(**fields)}\n")
     with pytest.raises(ArgumentError, match=rf"own\.jsonl, line 3: \w+: .*{message}"):
         load_task("own", HAYSTACK, count, tmp_path)
+
+
+def test_evidence_of_one_document_in_two_rows_is_all_there(tmp_path):
+    rows = [{"doc": 0, "spans": [[0, 3]]}, {"doc": 0, "spans": [[10, 12]]}]
+    (tmp_path / "own.jsonl").write_text(line(documents=[{"text": "Ada wrote it."}], evidence_docs=rows))
+    (example,) = read_set(tmp_path / "own.jsonl")
+    assert example.documents[0].evidence == ((0, 3), (10, 12))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for name in ("own.jsonl", "own.jsonl.gz"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ArgumentError, match=r"own\.jsonl\.gz has the name of .*own\.jsonl, too"):
+        sets(tmp_path)
 
 
 def test_few_short_texts_make_no_item_and_are_refused(tmp_path):
