@@ -37,7 +37,7 @@ def test_all_are_there():
 
 SAYS = {
     "01_quickstart": ('<div class="cprs">', r"x smaller", r"\d+ tokens, +\d"),
-    "02_langchain_vs_plain_rag": (r"<td>compressed</td><td>2</td>", r"--- tool", r"the model read [\d,]+\."),
+    "02_langchain_vs_plain_rag": (r"<td>compressed</td><td>1</td>", r"--- tool", r"the model read [\d,]+\."),
     "03_llama_index_query_engine": (r"compressed, 50 nodes +right \d", r"plain RAG, 5 nodes +right \d"),
     "04_long_documents": (r"tokens in [\d.]+ s", r"cprs +kept [1-4] of 4 needles", r"RAG +kept \d of 4 needles"),
     "05_bring_your_own_critic": (r"shared words .* answers kept \d", r"MiniLM reranker +answers kept"),
