@@ -16,6 +16,7 @@ demo: .venv/demo
 
 test: lint
 	HYPOTHESIS_PROFILE=$(HYPOTHESIS_PROFILE) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) notebooks-test
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -60,9 +61,9 @@ cluster-test: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
 
-# the notebooks that take a minute or more each
+# all notebooks in their quick profile, two at a time, each on one core
 notebooks-test: .venv/dev
-	$(BIN)/python -m pytest tests/notebooks -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/notebooks -m notebook --durations=6
 
 # all notebooks again, with their outputs; some minutes each: make notebooks [NOTEBOOKS="02 04"]
 notebooks: .venv/dev
