@@ -16,7 +16,6 @@ demo: .venv/demo
 
 test: lint
 	HYPOTHESIS_PROFILE=$(HYPOTHESIS_PROFILE) $(BIN)/python -m pytest -n 2 --dist loadfile
-	$(MAKE) notebooks-test
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -61,9 +60,9 @@ cluster-test: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
 
-# all notebooks in their quick profile, two at a time, each on one core
+# the notebooks that take a minute or more each
 notebooks-test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load tests/notebooks -m notebook --durations=6
+	$(BIN)/python -m pytest tests/notebooks -m slow
 
 # all notebooks again, with their outputs; some minutes each: make notebooks [NOTEBOOKS="02 04"]
 notebooks: .venv/dev
