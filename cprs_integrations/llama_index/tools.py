@@ -93,7 +93,8 @@ def compressed_tool(tool: BaseTool | Callable[..., Any], **options: Any) -> Comp
     for each gap; prose keeps sentences. Short outputs, errors, and outputs that answer the user directly (`return_direct`) are
     returned as they are; so are blocks that are no text, and everything where nothing is asked (no message of the user, no
     wordings among the arguments, and no `instruction`). A shortened output is a `CompressedToolOutput`: `cprs` tells what was
-    done, `original` are the blocks as they were; `raw_output` is what the tool returned.
+    done, `original` are the blocks as they were; `raw_output` is what the tool returned. (An agent's context that is saved as
+    JSON in the middle of a run keeps the shortened text: LlamaIndex reads nested outputs back as plain ones.)
 
     ```python
     agent = FunctionAgent(tools=[compressed_tool(read_log, max_tokens=1_000)], llm=llm)
