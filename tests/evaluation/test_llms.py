@@ -1,5 +1,6 @@
 """SmolLM2 itself answers here, through LangChain and LlamaIndex; and an endpoint that speaks OpenAI's language is named."""
 
+import platformdirs
 import pytest
 
 from cprs_integrations.errors import ArgumentError, MissingExtraError
@@ -28,6 +29,40 @@ def test_it_reads_an_answer_off_a_text_and_says_what_it_read():
     assert first == second
     assert first.usage_metadata["input_tokens"] > model.count_tokens(prompt)
     assert 0 < first.usage_metadata["output_tokens"] <= model.max_new_tokens
+
+
+def test_a_process_that_finds_the_copy_gets_the_model_that_the_file_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    first, second = smollm.SmolLM(), smollm.SmolLM()
+    read = first._loaded
+    copies = list((tmp_path / "cprs_integrations").iterdir())
+    assert [copy.name.split("-0")[0] for copy in copies] == [smollm.NAME]
+    monkeypatch.setattr(smollm, "_FILE", "none.gguf")
+    monkeypatch.setattr(smollm, "_folder", lambda: tmp_path)
+    copied = second._loaded
+    assert read[0].get_vocab() == copied[0].get_vocab()
+    assert read[0].chat_template == copied[0].chat_template
+    weights = copied[1].state_dict()
+    assert weights.keys() == read[1].state_dict().keys()
+    assert all(weights[name].equal(tensor) for name, tensor in read[1].state_dict().items())
+    assert read[1].generation_config.to_dict() == copied[1].generation_config.to_dict()
+    assert second.complete(f"{TEXT}\n\n{ASKED}") == first.complete(f"{TEXT}\n\n{ASKED}")
+
+
+def test_without_a_cache_folder_that_can_be_written_it_answers_and_leaves_nothing(tmp_path, monkeypatch):
+    tokenizer, model = smollm.smollm._loaded
+    made = tmp_path / "made"
+    smollm._save(made, tokenizer, model)
+    monkeypatch.setattr(smollm, "_FILE", None)  # `made` stands for the file, whose reading takes long
+    monkeypatch.setattr(smollm, "_folder", lambda: made)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "file")
+    assert "1907" in smollm.SmolLM().complete(f"{TEXT}\n\n{ASKED}").text
+
+    monkeypatch.setattr(model, "save_pretrained", lambda folder: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(OSError, match="no room"):
+        smollm._save(tmp_path / "cache" / "copy", tokenizer, model)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_what_does_not_fit_its_window_is_refused():

@@ -45,10 +45,7 @@ SAYS = {
 }
 
 
-SLOW = ("02_langchain_vs_plain_rag", "03_llama_index_query_engine", "06_train_your_own")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_its_checks_hold(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", "")
