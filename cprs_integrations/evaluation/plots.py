@@ -115,18 +115,18 @@ def _latency(rows: Sequence[Row]) -> tuple[Any, str] | None:
     figure, axis = _figure(7.5, 4.5)
     for number, name in enumerate(_names(rows)):
         lengths = sorted({row["length"] for row in rows if row["method"] == name})
-        means = [
-            np.mean([sum(row["seconds"].values()) for row in rows if (row["method"], row["length"]) == (name, length)])
+        medians = [
+            np.median([sum(row["seconds"].values()) for row in rows if (row["method"], row["length"]) == (name, length)])
             for length in lengths
         ]
-        axis.plot(lengths, np.maximum(means, 1e-5), label=_plain(name), **_style(number, name))
+        axis.plot(lengths, np.maximum(medians, 1e-5), label=_plain(name), **_style(number, name))
     axis.set(xscale="log", yscale="log", xlabel="tokens of the context", ylabel="seconds")
     every = sorted({row["length"] for row in rows})
     axis.set_xticks(every, [_short(length) for length in every])
     axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure, "Time to compress an item, by length; vectors in the cache count what computing them took."
+    return figure, "Median time to compress an item, by length; vectors in the cache count what computing them took."
 
 
 def _methods(rows: Sequence[Row]) -> tuple[Any, str] | None:

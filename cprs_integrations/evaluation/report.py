@@ -134,12 +134,12 @@ _PAIRED = (
     "fact, the best baseline is flattered a little."
 )
 _TIME = (
-    "Mean seconds an item. Rankings and scores are made once an item and reused for other budgets; the seconds are those they "
-    "took. Vectors that were in the cache count what computing them took, each sentence once. Memory is what the process took "
-    "beyond what it held before, at most."
+    "Median seconds of an item, on which other work of the machine weighs little. Rankings and scores are made once an item "
+    "and reused for other budgets; the seconds are those they took. Vectors that were in the cache count what computing them "
+    "took, each sentence once. Memory is what the process took beyond what it held before, at most."
 )
 _ANSWERS = (
-    "What the LLM answers from the kept text: RULER's string match on its answer, the prompt's tokens, time and cost. "
+    "What the LLM answers from the kept text: RULER's string match on its answer, the prompt's tokens, median time and cost. "
     "Questions without known answers are not asked; calls that failed are in the notes, and are made again if the run goes on."
 )
 
@@ -245,8 +245,8 @@ def _time_table(rows: Sequence[Row]) -> Table:
         for row in several:
             for step, seconds in row["seconds"].items():
                 steps[step].append(seconds)
-        total = sum(sum(values) for values in steps.values()) / len(several)
-        told = ", ".join(f"{step} {np.mean(values):.3f}" for step, values in steps.items())
+        total = np.median([sum(row["seconds"].values()) for row in several])
+        told = ", ".join(f"{step} {np.median(values):.3f}" for step, values in steps.items())
         peak = max(row["peak_mb"] for row in several)
         body.append([str(method), f"{length:,}" if length else "as it is", f"{total:.3f}", told, f"{peak:,.0f} MB"])
     return Table(["method", "tokens", "seconds", "by step", "memory"], body)
@@ -257,7 +257,7 @@ def _answer_table(rows: Sequence[Row]) -> Table:
     for (budget, method), several in groups([row for row in rows if "correct" in row], "budget", "method").items():
         whole = [row["answer_seconds"] + sum(row["seconds"].values()) for row in several]
         cells = [str(budget) or "all", str(method), str(mean([row["correct"] for row in several]))]
-        cells += [f"{_mean(several, 'prompt_tokens'):,.0f}", f"{np.mean(whole):.2f}", f"{_mean(several, 'cost'):.6f}"]
+        cells += [f"{_mean(several, 'prompt_tokens'):,.0f}", f"{np.median(whole):.2f}", f"{_mean(several, 'cost'):.6f}"]
         body.append([*cells, str(len(several))])
     body.sort(key=lambda cells: (_order(cells[0]), -float(cells[2].split()[0])))
     return Table(["budget", "method", "accuracy", "prompt tokens", "seconds to answer", "cost", "items"], body)

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.items import Budget, Item
 from cprs_integrations.evaluation.llm import Reader
 from cprs_integrations.evaluation.report import write_report
-from cprs_integrations.evaluation.run import RESULTS, Plan, read_results, run
+from cprs_integrations.evaluation.run import CONFIG, RESULTS, Plan, read_results, run
 
 CPRS = [str(Path(sys.executable).with_name("cprs"))]
 ITEM = Item("Who wrote notes?", ("Ada wrote notes.",), ("Ada",), ((0, 0, 3),))
@@ -72,6 +73,17 @@ def test_the_tables_hold_the_means_of_the_results(finished):
     assert re.search(r"\| 10.00% \| cprs \| nothing \| \+\S+ \[.*\] \| ahead \| \d.* \| 0.00% \| 10 \|", text)
     for path in re.findall(r"\]\((plots/\w+\.png)\)", text):
         assert (finished / path).exists()
+
+
+def test_one_item_that_was_interrupted_does_not_decide_the_time(finished, tmp_path):
+    (tmp_path / CONFIG).write_text((finished / CONFIG).read_text())
+    lines = [json.loads(line) for line in (finished / RESULTS).read_text().splitlines()]
+    several = [row for row in lines if (row["method"], row["length"]) == ("head", 1_000)]
+    for row, seconds in zip(several, [3_600.0, *[0.25] * len(several)], strict=False):
+        row["seconds"] = {"all": seconds}
+    (tmp_path / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    markdown, _ = write_report(tmp_path)
+    assert "| head | 1,000 | 0.250 | all 0.250 |" in markdown.read_text()
 
 
 def test_answers_are_judged_and_paid(finished):
