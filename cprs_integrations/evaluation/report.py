@@ -110,6 +110,8 @@ def _budgets(rows: Sequence[Row]) -> list[str]:
 def _sections(rows: Sequence[Row], config: Row, pictures: Sequence[Picture]) -> Iterator[Section]:
     yield Section("What was run", list(_setting(rows, config)))
     yield Section("Retention", [_RETENTION, _retention_table(rows), *_named(pictures, "methods", "ratios")])
+    if len(_lengths(rows)) > 1:
+        yield Section("By length", [_LENGTHS, _length_table(rows)])
     yield Section("Against the baselines", [_PAIRED, _paired_table(rows)])
     for budget in _budgets(rows):
         yield Section(f"By task, {budget} kept", [_task_table(rows, budget)])
@@ -128,6 +130,7 @@ _RETENTION = (
     "evidence. A method may overshoot its budget: the share that it kept says by how much, and so does the share of items "
     "in which it did (by more than a hundredth of the budget)."
 )
+_LENGTHS = "Retention, the mean over the items of a length, with its 95 % interval; an empty cell was not run."
 _PAIRED = (
     "Differences in retention on the same items, to the best baseline first, then to all others; 95 % interval by bootstrap "
     "over pairs. Sizes are mean shares of the context, ours and theirs: who keeps more has it easier. Chosen after the "
@@ -185,6 +188,21 @@ def _retention_table(rows: Sequence[Row]) -> Table:
     body.sort(key=lambda cells: (_order(cells[0]), -float(cells[2].split()[0])))
     names = ["budget", "method", "retention", "evidence", "precision", "kept", "tokens", "compression", "over budget", "items"]
     return Table(names, body)
+
+
+def _lengths(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["length"] for row in rows if row["length"]})
+
+
+def _length_table(rows: Sequence[Row]) -> Table:
+    lengths = _lengths(rows)
+    body = []
+    for (budget, method), several in groups([row for row in rows if row["length"]], "budget", "method").items():
+        found = {length: [row["retention"] for row in several if row["length"] == length] for length in lengths}
+        cells = [str(mean(values)) if values else "" for values in found.values()]
+        body.append((-_mean(several, "retention"), [str(budget) or "all", str(method), *cells]))
+    body.sort(key=lambda line: (_order(line[1][0]), line[0]))
+    return Table(["budget", "method", *(f"{length:,}" for length in lengths)], [cells for _, cells in body])
 
 
 def _compression(rows: Sequence[Row]) -> str:

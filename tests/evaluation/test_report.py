@@ -75,6 +75,21 @@ def test_the_tables_hold_the_means_of_the_results(finished):
         assert (finished / path).exists()
 
 
+def test_lengths_stand_beside_each_other_and_what_was_not_run_is_empty(finished, tmp_path):
+    (tmp_path / CONFIG).write_text((finished / CONFIG).read_text())
+    lines = [json.loads(line) for line in (finished / RESULTS).read_text().splitlines()]
+    lines = [row for row in lines if (row["method"], row["length"]) != ("BM25", 1_000)]
+    (tmp_path / RESULTS).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    text = write_report(tmp_path)[0].read_text()
+    assert "| budget | method | 500 | 1,000 |" in text
+    head = [row["retention"] for row in lines if (row["method"], row["budget"], row["length"]) == ("head", "10.00%", 500)]
+    assert re.search(rf"\| 10.00% \| head \| {sum(head) / len(head):.3f} \[[\d., ]+\] \| [\d.]+ \[", text)
+    assert re.search(r"\| 10.00% \| BM25 \| [\d.]+ \[[\d., ]+\] \|  \|\n", text)
+    one = [json.dumps(row) + "\n" for row in lines if row["length"] == 500]
+    (tmp_path / RESULTS).write_text("".join(one))
+    assert "## By length" not in write_report(tmp_path)[0].read_text()
+
+
 def test_one_item_that_was_interrupted_does_not_decide_the_time(finished, tmp_path):
     (tmp_path / CONFIG).write_text((finished / CONFIG).read_text())
     lines = [json.loads(line) for line in (finished / RESULTS).read_text().splitlines()]
