@@ -102,7 +102,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     """The tokenizer and the model: of the copy where there is one, otherwise of the GGUF file, and then the copy is made."""
     for module in ("torch", "gguf", "accelerate"):
         require(module, "notebooks")
-    transformers = require("transformers", "notebooks")
+    transformers, safetensors = require("transformers", "notebooks"), require("safetensors", "notebooks")
     copy = _copy_folder(transformers.__version__)
     source, options = (copy, {}) if copy.is_dir() else (folder, {"gguf_file": _FILE})
     with redirect_stderr(StringIO()):  # its progress bars cannot all be turned off
@@ -110,7 +110,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="float32", **options)
         if source is folder:
             model = _plain(model)
-            with suppress(OSError):  # no room, or a cache folder that cannot be written: the next process waits as this one did
+            with suppress(OSError, safetensors.SafetensorError):  # no room, or not to be written: the next process waits, too
                 _save(copy, tokenizer, model)
     return tokenizer, model.eval()
 
