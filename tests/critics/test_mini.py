@@ -53,6 +53,16 @@ def test_probabilities_come_row_by_row_for_the_scored_tokens_alone(engine):
         assert np.allclose(scores.bioe.sum(axis=1), 1, atol=1e-5)
 
 
+def test_many_threads_answer_what_one_does_in_the_same_order(engine):
+    alone, together = load_critic(threads=1), load_critic(threads=3)
+    windows = list(_windows(engine, Prompt("i", "q", alone.encode_prompt("i", "q")))) * 12
+    lengths = {len(window.rows) for window in windows}
+    assert (alone.threads, together.threads) == (1, 3)
+    assert len(lengths) > 1
+    for one, other in zip(alone.score(windows), together.score(windows), strict=True):
+        assert np.array_equal(one.bioe, other.bioe)
+
+
 def _windows(engine, prompt):
     from cprs_integrations.windows import Piece, pack
 
