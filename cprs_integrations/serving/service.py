@@ -196,9 +196,8 @@ class Service:
         """Wait for the scores of a job; who stops waiting drops it."""
         try:
             return await asyncio.wrap_future(ticket.future)
-        finally:
-            if not ticket.future.done():
-                self.scheduler.drop(ticket)
+        finally:  # not only where the future is not done: asyncio has cancelled it already, and its windows would go on
+            self.scheduler.drop(ticket)
 
     async def compress(self, job: Job, selection: dict[str, Any]) -> tuple[Scored, CompressedContext]:
         """The whole way of a request that has its place."""
