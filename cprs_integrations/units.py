@@ -25,12 +25,18 @@ _NUMBERING = re.compile(r"\s*\(?(?:\d{1,3}|[a-zA-Z])[.)]\s*")
 _SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
 _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
 _INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # sentencex panics at a white space of several bytes here
+_DIGIT = re.compile(r"(?<=[。！？])\d")  # sentencex ends no sentence before one, which is where a date begins in Chinese
+_ENCLOSING = r"""["“”„«»()\[\]{}「」『』（）]|(?<!\w)['‘’]|['’](?!\w)"""
+_NOTES = r"(?<=[^\W\d_][.!?])\d{1,3}(?:\s?[,–-]\s?\d{1,3})*(?=\s)"  # of footnotes, without a space after the sentence
+_HIDDEN = re.compile(f"{_ENCLOSING}|{_NOTES}")
+_CLOSING = re.compile(rf"""(?:["'”’»)\]}}」』）]|{_NOTES})*\s*""")
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
 _JSON = re.compile(r"""(?s:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)|[{}\[\]]|,\s*(?=["'{\[])""")  # strings go on to the end
 _MEMBER = re.compile(r"""["'}\]\w]\s*,\s*(?=(["'])(?:(?!\1)[^\\]|\\.){1,200}\1\s*:)""")
 
+_LONG_SENTENCE = 400  # characters of a sentence that is cut inside its quotations and brackets
 _LONG_LINE = 240  # characters of a line that must be a paragraph of its own
 _LONG_RECORD = 480  # characters of a record of JSON that is cut into its members, and of a member that is cut into its own
 _LONG_MEMBER = 200  # characters of a member, on average; with longer ones it is rather text with some quotes
@@ -156,7 +162,28 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _sentence_ends(run: str) -> list[int]:
-    run = run if run.isascii() else _INITIAL.sub(r"\1 ", run)
+    ends, begin = [], 0
+    for end in (*_found_ends(run), len(run)):
+        if end - begin > _LONG_SENTENCE:
+            ends += [begin + inner for inner in _inner_ends(run[begin:end])]
+        ends.append(end)
+        begin = end
+    return ends
+
+
+def _inner_ends(sentence: str) -> Iterator[int]:
+    """Where sentences end that sentencex does not see: none ends inside a quotation or brackets, however long, or at a note."""
+    bare = _HIDDEN.sub(lambda match: " " * len(match[0]), sentence)
+    for found in _found_ends(bare):
+        closing = _CLOSING.match(sentence, len(bare[:found].rstrip()))
+        assert closing is not None
+        if 0 < closing.end() < len(sentence) and not sentence[closing.end()].islower():  # "Go!" he said.
+            yield closing.end()
+
+
+def _found_ends(run: str) -> list[int]:
+    if not run.isascii():
+        run = _DIGIT.sub("一", _INITIAL.sub(r"\1 ", run))
     # at each stop sentencex goes back to the white space before it: without any, as in Chinese, its time is quadratic
     block = _DENSE_BLOCK if max(map(len, run.split()), default=0) > _DENSE else len(run)
     ends: list[int] = []

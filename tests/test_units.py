@@ -99,6 +99,41 @@ def test_long_sentences_are_cut_at_clauses():
     assert all(piece.endswith(",") for piece in pieces)
 
 
+FILLER = "They walked on and on along the river"
+
+
+@pytest.mark.parametrize(
+    ("start", "sentences", "end"),
+    [
+        ('"I say it', ["How could I?", "Go, all of you!"], 'It is late!" he said.'),
+        ("“I say it", ["And he: ‘Go!’ and I went.", "Why [as ever]?"], "It's late,” she said."),
+        ("'We say it", ["We don't (ever) wait.", "And so 'tis, the Joneses' way."], "We go!'"),
+        ("(That is", ["It is “so”.", "So they say."], "It ends.)"),
+        ("The ships (an old kind.12", ["The 1.2 metres of sails.3–5, 7", "The wind."], "It ends.)"),
+    ],
+)
+def test_long_quotations_and_brackets_are_cut_at_their_sentences(start, sentences, end):
+    first = start if start.endswith("12") else f"{start} and {FILLER}."
+    expected = [first, *sentences, *[f"{FILLER}."] * 12, end]
+    assert cut(" ".join(expected)) == expected
+
+
+@pytest.mark.parametrize("marks", ['""', "“”", "()", "«»"])
+def test_short_quotations_and_brackets_stay_whole(marks):
+    sentence = f"They said {marks[0]}Where is it? It is late. Let us go.{marks[1]} and went."
+    assert cut(f"{sentence} They came. {sentence}") == [sentence, "They came.", sentence]
+
+
+def test_numbers_of_notes_end_the_sentence_before_them():
+    sentences = [f"{FILLER} once more.{note}" for note in ("12", "1,2", "3-5", "1, 2, 7–9", "4") * 3]
+    assert cut(" ".join(sentences)) == sentences
+
+
+def test_a_date_begins_a_sentence_in_chinese():
+    sentences = ["他是老師。", "1945年他去了。", "３月他回來！", "1.5年？", "好。"]
+    assert cut("".join(sentences)) == sentences
+
+
 def test_text_without_spaces_is_cut_in_blocks_as_if_at_once(monkeypatch):
     sizes = []
 
@@ -107,7 +142,7 @@ def test_text_without_spaces_is_cut_in_blocks_as_if_at_once(monkeypatch):
         return sentencex.get_sentence_boundaries(language, text)
 
     monkeypatch.setattr(units, "get_sentence_boundaries", counting)
-    sentences = [f"第{n}年他说「{'来了。走了！' * n}好」是真的。" for n in range(90)]
+    sentences = [f"第{n}年他说「{'来了。走了！' * n}好」是真的。" for n in (*range(60), *range(60))]
     sentences += [f"北京{n}。" for n in range(700)]
     assert 20_000 < len("".join(sentences)) < 32_000
     assert cut("".join(sentences)) == sentences
