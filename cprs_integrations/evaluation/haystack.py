@@ -53,7 +53,7 @@ class Haystack:
         """
         if folder is None:
             return cls(list(topics.values()), "CPython's language reference (pydoc_data.topics)")
-        return cls(read_haystack(folder), str(folder))
+        return cls(read_haystack(folder), named(folder))
 
     @cached_property
     def characters(self) -> int:
@@ -91,6 +91,11 @@ class Haystack:
             sample = self.text(min(_SAMPLE, self.characters), np.random.default_rng(0))
             self._density = len(sample) / max(1, count(sample))
         return max(1, round(tokens * self._density))
+
+
+def named(folder: Path) -> str:
+    """What a report calls a folder: reports are passed on, and where it lies is nobody's business."""
+    return folder.resolve().name or str(folder)
 
 
 def cut(text: str, size: int) -> str:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from cprs_integrations.engine import CPRSEngine
 from cprs_integrations.errors import ArgumentError, MissingExtraError
 from cprs_integrations.evaluation import measures, methods, tasks
-from cprs_integrations.evaluation.haystack import Haystack
+from cprs_integrations.evaluation.haystack import Haystack, named
 from cprs_integrations.evaluation.items import Budget, Item, Kept, Method
 from cprs_integrations.evaluation.llm import Reader
 from cprs_integrations.evaluation.methods import FULL, Tools
@@ -332,7 +332,7 @@ def _settings(plan: Plan, ready: _Ready, haystack: Haystack, llm: str) -> Row:
         "depths": plan.depths,
         "window": plan.window,
         "llm": llm,
-        "data": [str(plan.data)] if plan.data else [],
+        "data": [named(plan.data)] if plan.data else [],
         "questions": {task.name: task.digest for task in ready.tasks.values() if task.digest},
         "critics": {name: digest for name in ready.methods if (digest := methods.digest_of(name))},
         "tasks": list(ready.tasks),

@@ -168,13 +168,13 @@ def bench(*arguments, cwd=None):
 
 def test_the_command_runs_and_reports(tmp_path):
     code, shown, error = bench(
-        "--out", str(tmp_path), "--quick", "--tasks", "passkey,vt", "--lengths", "400", "--methods", "head,BM25",
+        "--out", str(tmp_path), "--quick", "--tasks", "passkey,vt", "--lengths", "400,500", "--methods", "head,BM25",
         "--methods", "cprs", "--max-ratio", "0.2", "--max-tokens", "50", "--seed", "3",
     )  # fmt: skip
     assert code == 0, error
     assert "100%" in error
     rows = read_results(tmp_path / RESULTS)
-    assert len(rows) == 2 * 3 * 2
+    assert len(rows) == 2 * 2 * 3 * 2
     assert {row["budget"] for row in rows} == {"20.00%", "50 tokens"}
     assert shown.endswith(f"{tmp_path / 'report.md'}\n{tmp_path / 'report.html'}\n")
 
@@ -195,6 +195,7 @@ def test_methods_and_llms_of_the_current_folder_are_found(tmp_path):
     ("arguments", "message"),
     [
         (["--tasks", "vt", "--methods", "head", "--critic", "/nowhere"], "no folder '/nowhere'"),
+        (["--tasks", "vt", "--lengths", "4K"], "lengths must be whole numbers of tokens, as 4096,16384, not '4K'"),
         (["--tasks", "nonsense"], "tasks: there is no 'nonsense'"),
         (["--tasks", "qa_1"], "give --data, a folder with squad*.jsonl"),
         (["--items", "0", "--max-ratio", "0.1", "--llm", "nonsense"], "items must be a whole number from 1"),

@@ -15,6 +15,7 @@ from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.items import Budget, Kept
 from cprs_integrations.evaluation.report import baselines, paired, write_report
+from cprs_integrations.evaluation.report import write_report
 from cprs_integrations.evaluation.run import CACHE, CONFIG, RESULTS, Plan, read_results, run
 
 SMALL = Plan(tasks=("passkey", "vt"), lengths=(400, 800), methods=("head",), budgets=(Budget(0.1), Budget(0.5)), items=2)
@@ -54,6 +55,16 @@ def test_the_settings_are_written_down(finished):
     assert "pydoc_data.topics" in config["haystack"]
 
 
+def test_reports_name_folders_and_not_where_they_lie(tmp_path):
+    texts, out = tmp_path / "texts", tmp_path / "out"
+    texts.mkdir()
+    (texts / "one.txt").write_text("The river runs by the town. " * 200)
+    run(Plan(tasks=("passkey",), lengths=(400,), methods=("head",), items=1, haystack=texts), out)
+    write_report(out)
+    assert json.loads((out / CONFIG).read_text())["haystack"] == "texts"
+    assert not any(str(tmp_path) in file.read_text() for file in (out / CONFIG, out / "report.md", out / "report.html"))
+
+
 def test_a_run_that_is_done_does_nothing_and_a_wider_one_only_the_rest(tmp_path):
     asked = []
 
@@ -78,6 +89,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from cprs_integrations.evaluation.items import Budget
+from cprs_integrations.evaluation.report import write_report
 from cprs_integrations.evaluation.run import Plan, run
 
 def slow(item, budget):
