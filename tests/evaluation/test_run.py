@@ -15,7 +15,6 @@ from cprs_integrations.critics.mini import SHIPPED
 from cprs_integrations.errors import ArgumentError
 from cprs_integrations.evaluation.items import Budget, Kept
 from cprs_integrations.evaluation.report import baselines, paired, write_report
-from cprs_integrations.evaluation.report import write_report
 from cprs_integrations.evaluation.run import CACHE, CONFIG, RESULTS, Plan, read_results, run
 
 SMALL = Plan(tasks=("passkey", "vt"), lengths=(400, 800), methods=("head",), budgets=(Budget(0.1), Budget(0.5)), items=2)
