@@ -25,11 +25,16 @@ _NUMBERING = re.compile(r"\s*\(?(?:\d{1,3}|[a-zA-Z])[.)]\s*")
 _SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
 _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
 _INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # sentencex panics at a white space of several bytes here
-_DIGIT = re.compile(r"(?<=[。！？])\d")  # sentencex ends no sentence before one, which is where a date begins in Chinese
+_DIGIT = re.compile(r"(?<=\D[。！？])\d")  # sentencex ends no sentence before one, which is where a date begins in Chinese
+_ASIDE = r"""[(\[][^()\[\]]{0,100}[)\]]|(?<![^\s(\[])(?:"(?=\S)[^"]{0,100}(?<=\S)"(?!\w)|“[^“”]{0,100}”)|「[^「」]{0,100}」"""
 _ENCLOSING = r"""["“”„«»()\[\]{}「」『』（）]|(?<!\w)['‘’]|['’](?!\w)"""
-_NOTES = r"(?<=[^\W\d_][.!?])\d{1,3}(?:\s?[,–-]\s?\d{1,3})*(?=\s)"  # of footnotes, without a space after the sentence
-_HIDDEN = re.compile(f"{_ENCLOSING}|{_NOTES}")
-_CLOSING = re.compile(rf"""(?:["'”’»)\]}}」』）]|{_NOTES})*\s*""")
+_NOTES = r"(?<=[^\W\d_][.!?])\d{1,3}(?:(?:\s?[,–-]\s?|\s)\d{1,3})*(?=\s)"  # of footnotes, right after a sentence
+_HIDDEN = re.compile(f"(?P<aside>{_ASIDE})|{_ENCLOSING}|{_NOTES}")
+_CLOSING = re.compile(
+    rf"""(?:\s?[”»)\]}}]|[’」』）]|[*_]*(?:["'“«‘]|\s")(?=["'’”»)\]}}*_\s]|$)|[*_]+(?=\s)|\[[\w\s,–-]{{1,12}}\]|{_NOTES})*\s*"""
+)
+_GOES_ON = ".,;:!?%…)]}»”’」』）"
+_MARKS = "-–—\"'“‘«(*_ "
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
@@ -173,11 +178,12 @@ def _sentence_ends(run: str) -> list[int]:
 
 def _inner_ends(sentence: str) -> Iterator[int]:
     """Where sentences end that sentencex does not see: none ends inside a quotation or brackets, however long, or at a note."""
-    bare = _HIDDEN.sub(lambda match: " " * len(match[0]), sentence)
+    bare = _HIDDEN.sub(lambda match: match["aside"] or " " * len(match[0]), sentence)
     for found in _found_ends(bare):
         closing = _CLOSING.match(sentence, len(bare[:found].rstrip()))
         assert closing is not None
-        if 0 < closing.end() < len(sentence) and not sentence[closing.end()].islower():  # "Go!" he said.
+        rest = sentence[closing.end() : closing.end() + 4]
+        if closing.end() and rest and rest[0] not in _GOES_ON and not rest.lstrip(_MARKS)[:1].islower():  # "Go!" he said.
             yield closing.end()
 
 

@@ -118,6 +118,29 @@ def test_long_quotations_and_brackets_are_cut_at_their_sentences(start, sentence
     assert cut(" ".join(expected)) == expected
 
 
+LONG = "It was agreed by all of them over and over again that they would go on along the river and " * 5
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["pay within [...***...] Business Days."],
+        ["see (1, 2, . . . , n) or (e.g. Seven) or (±S.D.) in (Section 1.B), war."],
+        ["sell Bolt Inc. (The Buyer) at 5 p.m. (Pacific Time) it."],
+        ['say "Go. It is late. They know."'],
+        ["end so they say.[18]", "In humans (resp. mice) it ends."],
+        ["end so they say.12 13", "In humans it ends.4"],
+        ["say « Il est tard. »", "Il partit."],
+        ["say „Es ist Zeit.“", "Er ging."],
+        ["say »Es ist Zeit.«", "Er ging."],
+        ["say “It is “late!” he said.", "And “go!” he said.”"],
+    ],
+)
+def test_long_sentences_are_cut_where_a_reader_would(sentences):
+    expected = [LONG + sentences[0], *sentences[1:]]
+    assert cut(" ".join(expected)) == expected
+
+
 @pytest.mark.parametrize("marks", ['""', "“”", "()", "«»"])
 def test_short_quotations_and_brackets_stay_whole(marks):
     sentence = f"They said {marks[0]}Where is it? It is late. Let us go.{marks[1]} and went."
@@ -130,7 +153,7 @@ def test_numbers_of_notes_end_the_sentence_before_them():
 
 
 def test_a_date_begins_a_sentence_in_chinese():
-    sentences = ["他是老師。", "1945年他去了。", "３月他回來！", "1.5年？", "好。"]
+    sentences = ["他是老師。", "1945年他去了。", "３月他回來！", "1.5年？", "第3。4号。", "好。"]
     assert cut("".join(sentences)) == sentences
 
 
@@ -160,8 +183,14 @@ def test_wide_white_space_before_a_stop_is_no_trouble(space):
     assert [unit.replace(space, " ") for unit in cut(text)] == cut(text.replace(space, " "))
 
 
-@given(st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(".!? \n\r\t|-1a。"))))
-def test_units_cover_all_but_white_space_in_order(text):
+@given(
+    st.text(
+        alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(".!? \n\r\t|-1a。\"“”'’([)]*\u3000\xa0"))
+    ),
+    st.booleans(),
+)
+def test_units_cover_all_but_white_space_in_order(text, after_a_long_one):
+    text = LONG + text if after_a_long_one else text
     found = list(segment(text))
     assert all(before.end <= after.start for before, after in itertools.pairwise(found))
     assert all(before.paragraph <= after.paragraph for before, after in itertools.pairwise(found))

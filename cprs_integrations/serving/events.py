@@ -52,6 +52,7 @@ class Events(Response):
             finally:
                 hang_up.cancel()
                 work.cancel()
+                self._service.scheduler.drop(self._ticket)  # work that was cancelled before it began drops nothing
 
     async def _progress(
         self, work: "asyncio.Future[bytes]", hang_up: "asyncio.Task[None]", send: Send

@@ -153,6 +153,7 @@ class Service:
             hang_up.cancel()
             if not waiting.done():
                 waiting.cancel()
+                await asyncio.wait({waiting})  # its place is free when nothing works for it any more
 
     def reported(self, error: Exception, request: Request) -> Refusal:
         """What to answer after an error; what is no fault of the client's is written into the log."""
