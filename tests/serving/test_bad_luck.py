@@ -1,25 +1,29 @@
 """Bad input and bad luck: a 4xx with a reason, a 5xx without a word of the text, and the server goes on."""
 
+import asyncio
 import json
 import logging
 import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import httpx
 import pytest
 from pydantic import ValidationError
 from samples import CAPITALS, QUESTION
 from served import BreakingCritic, GatedCritic, serving, wait_until
+from starlette.requests import Request
 
 from cprs_integrations import CPRSEngine
 from cprs_integrations.critics.known import KnownCritic
-from cprs_integrations.serving import drop_in
+from cprs_integrations.serving import Settings, drop_in
 from cprs_integrations.serving.drop_in import DropInRequest
+from cprs_integrations.serving.events import Events
 from cprs_integrations.serving.logs import LOGGER, JsonLines
 from cprs_integrations.serving.schemas import CompressRequest, SelectRequest
+from cprs_integrations.serving.service import Service
 
 GOOD = {"documents": list(CAPITALS), "query": QUESTION}
 
@@ -215,6 +219,27 @@ def test_who_hangs_up_is_worked_for_no_longer(stream):
     # the server is down, and has finished all that it took: of some 130 windows at most the one that waited at the gate
     assert served.service.scheduler.windows <= 1 + answer.json()["stats"]["windows"]
     assert 'cprs_requests_total{path="/v1/compress",status="499"} 1.0' in text
+
+
+def test_a_stream_whose_client_is_gone_before_it_begins_is_not_worked_for():
+    critic = GatedCritic({})
+    service = Service(CPRSEngine(critic=critic), Settings())
+
+    async def send(message):
+        raise OSError("the client is gone")
+
+    async def begin():
+        job = service.engine.job("\n".join(f"Sentence {n}." for n in range(5_000)), "q")
+        ticket = service.scheduler.submit(job)
+        request = Request({"type": "http"}, asyncio.Event().wait)
+        events = Events(service, ticket, lambda: service.scores(ticket), request, AsyncExitStack())
+        with pytest.raises(OSError, match="gone"):
+            await events({}, request.receive, send)
+
+    asyncio.run(begin())
+    critic.gate.set()
+    service.close()
+    assert service.scheduler.windows <= 1
 
 
 def test_a_full_queue_says_when_to_come_again_and_loses_nothing():
