@@ -26,15 +26,24 @@ _SYMBOL = re.compile(r"[^\w\s.,;:'\"’“”!?()-]|[\d_]")
 _NO_SYMBOLS = bytes(c for c in range(128) if not _SYMBOL.match(chr(c)))
 _INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # sentencex panics at a white space of several bytes here
 _DIGIT = re.compile(r"(?<=\D[。！？])\d")  # sentencex ends no sentence before one, which is where a date begins in Chinese
+
+# how a long sentence is looked at again: without the marks in which sentencex ends none, but for short asides, which stay whole
 _ASIDE = r"""[(\[][^()\[\]]{0,100}[)\]]|(?<![^\s(\[])(?:"(?=\S)[^"]{0,100}(?<=\S)"(?!\w)|“[^“”]{0,100}”)|「[^「」]{0,100}」"""
-_ENCLOSING = r"""["“”„«»()\[\]{}「」『』（）]|(?<!\w)['‘’]|['’](?!\w)"""
-_NOTES = r"(?<=[^\W\d_][.!?])\d{1,3}(?:(?:\s?[,–-]\s?|\s)\d{1,3})*(?=\s)"  # of footnotes, right after a sentence
+_ENCLOSING = r"""["“”„«»()\[\]{}「」『』（）]|(?<!\w)['‘’]|['’](?!\w)"""  # an apostrophe inside a word is none
+_NOTES = r"(?<=[^\W\d_][.!?])\d{1,3}(?:(?:\s?[,–-]\s?|\s)\d{1,3})*(?=\s)"  # numbers of footnotes, right after a sentence
 _HIDDEN = re.compile(f"(?P<aside>{_ASIDE})|{_ENCLOSING}|{_NOTES}")
-_CLOSING = re.compile(
-    rf"""(?:\s?[”»)\]}}]|[’」』）]|[*_]*(?:["'“«‘]|\s")(?=["'’”»)\]}}*_\s]|$)|[*_]+(?=\s)|\[[\w\s,–-]{{1,12}}\]|{_NOTES})*\s*"""
+_CLOSING = re.compile(  # what belongs to the sentence that has ended before it
+    rf"""(?:
+        \s?[”»)\]}}] | [’」』）]  # marks that only close
+        | [*_]*(?:["'“«‘]|\s")(?=["'’”»)\]}}*_\s]|$)  # marks that also open (“ and « close in German), if nothing follows
+        | [*_]+(?=\s)  # emphasis
+        | \[[\w\s,–-]{{1,12}}\] | {_NOTES}  # [18], [note 2], 12
+    )*\s*""",
+    re.VERBOSE,
 )
-_GOES_ON = ".,;:!?%…)]}»”’」』）"
-_MARKS = "-–—\"'“‘«(*_ "
+_GOES_ON = ".,;:!?%…)]}»”’」』）"  # no sentence begins with these
+_MARKS = "-–—\"'“‘«(*_ "  # before the letter that tells: "Go!" he said.
+
 _COLUMNS = re.compile(r"\S(?:\t| {3,})\S")
 _CLAUSE = re.compile(r"(?:[,;:—–)](?=\s)|[，；、：。！？；،؛।])\s*")
 _SPACE = re.compile(r"\s+")
@@ -177,13 +186,13 @@ def _sentence_ends(run: str) -> list[int]:
 
 
 def _inner_ends(sentence: str) -> Iterator[int]:
-    """Where sentences end that sentencex does not see: none ends inside a quotation or brackets, however long, or at a note."""
+    """Where sentences end inside a quotation or brackets, or at a note, which sentencex does not see."""
     bare = _HIDDEN.sub(lambda match: match["aside"] or " " * len(match[0]), sentence)
     for found in _found_ends(bare):
         closing = _CLOSING.match(sentence, len(bare[:found].rstrip()))
         assert closing is not None
         rest = sentence[closing.end() : closing.end() + 4]
-        if closing.end() and rest and rest[0] not in _GOES_ON and not rest.lstrip(_MARKS)[:1].islower():  # "Go!" he said.
+        if closing.end() and rest and rest[0] not in _GOES_ON and not rest.lstrip(_MARKS)[:1].islower():
             yield closing.end()
 
 

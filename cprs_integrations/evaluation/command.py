@@ -69,10 +69,12 @@ def _split(names: Sequence[str] | None) -> list[str]:
 
 
 def _numbers(lengths: Sequence[str] | None) -> list[int] | None:
+    if lengths is None:
+        return None
     try:
-        return [int(length) for length in _split(lengths)] or None
+        return [int(length) for length in _split(lengths)]
     except ValueError:
-        given = ",".join(lengths or ())
+        given = ",".join(lengths)
         raise ArgumentError(f"lengths must be whole numbers of tokens, as 4096,16384, not {given!r}") from None
 
 

@@ -196,6 +196,7 @@ def test_methods_and_llms_of_the_current_folder_are_found(tmp_path):
     [
         (["--tasks", "vt", "--methods", "head", "--critic", "/nowhere"], "no folder '/nowhere'"),
         (["--tasks", "vt", "--lengths", "4K"], "lengths must be whole numbers of tokens, as 4096,16384, not '4K'"),
+        (["--tasks", "vt", "--lengths", ","], "lengths must be numbers of tokens from 1, not []"),
         (["--tasks", "nonsense"], "tasks: there is no 'nonsense'"),
         (["--tasks", "qa_1"], "give --data, a folder with squad*.jsonl"),
         (["--items", "0", "--max-ratio", "0.1", "--llm", "nonsense"], "items must be a whole number from 1"),

@@ -88,7 +88,6 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from cprs_integrations.evaluation.items import Budget
-from cprs_integrations.evaluation.report import write_report
 from cprs_integrations.evaluation.run import Plan, run
 
 def slow(item, budget):
